@@ -1,0 +1,34 @@
+# Every target sets itself up: all that has to be there first is Python 3.10+ and make.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test test-distributed quality style clean
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,quality]"
+	touch $@
+
+demo: $(READY)
+	$(BIN)/hf-unlearn demo --output_dir demo --overwrite
+
+test: $(READY) quality
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not distributed" tests
+	$(BIN)/python -m pytest -m distributed tests
+
+test-distributed: $(READY)
+	$(BIN)/python -m pytest -m distributed tests
+
+quality: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+style: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv demo

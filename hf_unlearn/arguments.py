@@ -1,0 +1,130 @@
+"""The flags shared by `hf-unlearn run` and `scripts/unlearn.py`."""
+
+from dataclasses import dataclass, field
+
+from .errors import InputError
+from .forget_request import ForgetRequest
+
+
+@dataclass
+class ModelArguments:
+    """Which model is unlearned."""
+
+    _argument_group_name = "model"
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "The image classifier: a model id on the hub or a folder."}
+    )
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model on the hub."})
+    image_processor_name: str | None = field(
+        default=None, metadata={"help": "Image processor, if it does not lie with the model."}
+    )
+    retrained_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "A model trained without the forget set, as a yardstick. Never needed."}
+    )
+    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads are kept."})
+    token: str | None = field(default=None, metadata={"help": "Token of the hub; default: the one of the login."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that lies with the model."})
+
+
+@dataclass
+class DataArguments:
+    """Which images it was trained and is tested on. A folder to forget is enough; the rest is for measuring."""
+
+    _argument_group_name = "data"
+
+    dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "Dataset id on the hub, a folder (images, save_to_disk, parquet) or a parquet/arrow file."},
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})
+    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the dataset."})
+    train_dir: str | None = field(default=None, metadata={"help": "Folder with the training images."})
+    validation_dir: str | None = field(default=None, metadata={"help": "Folder with unseen images."})
+    train_split: str = field(default="train", metadata={"help": "Split that holds the images to forget."})
+    test_split: str | None = field(
+        default=None, metadata={"help": "Split of unseen images; default: test, else validation, if there is one."}
+    )
+    image_column_name: str | None = field(default=None, metadata={"help": "Default: the only image column."})
+    label_column_name: str | None = field(default=None, metadata={"help": "Default: found from the features."})
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Measure the retain and test splits on at most so many images each."}
+    )
+    skip_unreadable_images: bool = field(default=False, metadata={"help": "Leave out images that cannot be read."})
+
+
+@dataclass
+class ForgetArguments:
+    """What to forget, in one of these ways."""
+
+    _argument_group_name = "what to forget"
+
+    forget_class: list[str] | None = field(default=None, metadata={"help": "Whole classes, by name or id."})
+    forget_column: str | None = field(default=None, metadata={"help": "Column to compare with --forget_value."})
+    forget_value: list[str] | None = field(default=None, metadata={"help": "Values of that column."})
+    forget_indices: list[int] | None = field(default=None, metadata={"help": "Row numbers of the train split."})
+    forget_ids: list[str] | None = field(default=None, metadata={"help": "File names, or ids in --forget_id_column."})
+    forget_id_column: str | None = field(default=None, metadata={"help": "Column that holds the ids."})
+    forget_fraction: float | None = field(default=None, metadata={"help": "A random share of the train split."})
+    forget_count: int | None = field(default=None, metadata={"help": "A random number of training images."})
+    forget_seed: int = field(default=0, metadata={"help": "Seed of the random choice."})
+    forget_dir: str | None = field(default=None, metadata={"help": "A folder of images."})
+    forget_request: str | None = field(default=None, metadata={"help": "A request file (YAML or JSON)."})
+
+    def to_request(self) -> ForgetRequest | None:
+        """
+        The request, or `None` if a folder says what to forget.
+
+        Raises:
+            [`InputError`]: if nothing or more than one thing is asked.
+        """
+        ways = ("class", "column", "indices", "ids", "fraction", "count", "dir", "request")
+        used = [f"--forget_{way}" for way in ways if getattr(self, f"forget_{way}") is not None]
+        if len(used) != 1:
+            raise InputError(
+                used[1].lstrip("-") if used else "forget_request",
+                f"say in exactly one way what to forget; got {', '.join(used) or 'none'}. "
+                f"Choose one of {', '.join(f'--forget_{way}' for way in ways)}.",
+            )
+        if self.forget_dir is not None:
+            return None
+        if self.forget_request is not None:
+            return ForgetRequest.from_file(self.forget_request)
+        return ForgetRequest(
+            classes=self.forget_class,
+            column=self.forget_column,
+            values=self.forget_value,
+            indices=self.forget_indices,
+            ids=self.forget_ids,
+            id_column=self.forget_id_column,
+            fraction=self.forget_fraction,
+            count=self.forget_count,
+            seed=self.forget_seed,
+        )
+
+
+@dataclass
+class RunArguments:
+    """How the command behaves."""
+
+    _argument_group_name = "run"
+
+    overwrite: bool = field(default=False, metadata={"help": "Replace the run that lies in --output_dir."})
+
+
+# Python arguments whose flag has another name.
+FLAG_OF = {
+    "classes": "forget_class",
+    "column": "forget_column",
+    "values": "forget_value",
+    "indices": "forget_indices",
+    "ids": "forget_ids",
+    "id_column": "forget_id_column",
+    "fraction": "forget_fraction",
+    "count": "forget_count",
+}
+
+
+def message_of(error: InputError) -> str:
+    """The error in one line that starts with the flag at fault."""
+    return f"--{FLAG_OF.get(error.argument, error.argument)}: {error.message}"

@@ -1,0 +1,179 @@
+"""The console command. Heavy imports wait until a command needs them."""
+
+import argparse
+import sys
+
+from . import __version__
+from .errors import CollapsedModelError, HubPushError, InputError
+
+
+USAGE = """\
+usage: hf-unlearn COMMAND ...
+
+Make a Hugging Face image classifier forget chosen training images, and measure what it did.
+
+commands:
+  run    unlearn, evaluate, write the card and, if asked, push:
+         hf-unlearn run --model_name_or_path org/model --dataset_name org/data --forget_class cat --output_dir out
+  push   push the folder of a finished run: hf-unlearn push out --hub_model_id org/model-unlearned
+  demo   train a small classifier of handwritten digits and make it forget one: hf-unlearn demo
+
+hf-unlearn COMMAND --help lists the flags of a command.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """
+    Runs one command.
+
+    Returns:
+        `int`: exit code: 0 done, 1 the push failed (everything is on disk), 2 bad input (nothing was written), 3 the
+        unlearned model collapsed (it was not saved).
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    commands = {"run": run_command, "push": push_command, "demo": demo_command}
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0
+    if argv[0] == "--version":
+        print(__version__)
+        return 0
+    if argv[0] not in commands:
+        return fail(2, f"unknown command {argv[0]!r}. Valid: {', '.join(commands)}.")
+    try:
+        return commands[argv[0]](argv[1:])
+    except InputError as error:
+        from .arguments import message_of
+
+        return fail(2, message_of(error))
+    except HubPushError as error:
+        return fail(1, str(error))
+    except CollapsedModelError as error:
+        return fail(3, str(error))
+
+
+def fail(code: int, message: str) -> int:
+    """One line on standard error."""
+    print(f"hf-unlearn: error: {message}", file=sys.stderr)
+    return code
+
+
+def run_command(argv: list[str]) -> int:
+    from .run import run
+
+    run(*parse_run_arguments(argv))
+    return 0
+
+
+def push_command(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="hf-unlearn push", description="Push the folder of a finished run.")
+    parser.add_argument("folder", help="The --output_dir of the run.")
+    parser.add_argument("--hub_model_id", help="Where to push; default: the name of the folder.")
+    parser.add_argument("--hub_revision", help="Branch; default: the main one.")
+    parser.add_argument("--token", help="Token of the hub; default: the one of the login.")
+    parser.add_argument("--public", action="store_true", help="Make a new repository public; default: private.")
+    args = parser.parse_args(argv)
+
+    from pathlib import Path
+
+    from .hub import push_folder
+
+    repo_id = args.hub_model_id or Path(args.folder).absolute().name
+    url = push_folder(args.folder, repo_id, args.token, private=not args.public, revision=args.hub_revision)
+    print(f"Pushed to {url}")
+    return 0
+
+
+def demo_command(argv: list[str]) -> int:
+    from .demo import demo, make_parser
+
+    demo(**vars(make_parser().parse_args(argv)))
+    return 0
+
+
+def parse_run_arguments(argv: list[str]) -> tuple:
+    """
+    The arguments of `hf-unlearn run` and `scripts/unlearn.py`. Values of `--config FILE` are defaults that flags
+    override.
+
+    Returns:
+        `tuple`: [`ModelArguments`], [`DataArguments`], [`ForgetArguments`], [`RunArguments`] and [`JiTConfig`].
+    """
+    parser = make_run_parser()
+    config_parser = argparse.ArgumentParser(add_help=False)
+    config_parser.add_argument("--config")
+    config_file = config_parser.parse_known_args(argv)[0].config
+    if config_file is not None:
+        parser.set_defaults(**read_config_file(config_file, parser))
+    *arguments, _ = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    return tuple(arguments)
+
+
+def read_config_file(path: str, parser: argparse.ArgumentParser) -> dict:
+    """
+    The values of a YAML file whose keys are names of flags.
+
+    Raises:
+        [`InputError`]: if the file cannot be read or holds a key that is no flag.
+    """
+    from pathlib import Path
+
+    import yaml
+
+    from .errors import listing
+
+    if not Path(path).is_file():
+        raise InputError("config", f"there is no file {path!r}.")
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError("config", f"{path!r} is no YAML: {str(error).splitlines()[0]}.") from error
+    if not isinstance(values, dict):
+        raise InputError("config", f"{path!r} must hold flags and values, got {type(values).__name__}.")
+    flags = {action.dest: action for action in parser._actions}
+    unknown = [key for key in values if key not in flags]
+    if unknown:
+        close = [flag for flag in flags if flag.startswith(str(unknown[0])[:6])] or list(flags)
+        raise InputError("config", f"{path!r} has the unknown key {unknown[0]!r}. Valid: {listing(close)}.")
+    for key in values:
+        flags[key].required = False
+    # PyYAML reads 3e-4 (no dot) as a string; the flag's own type turns it into what the flag would be.
+    return {
+        key: flags[key].type(value) if isinstance(value, str) and callable(flags[key].type) else value
+        for key, value in values.items()
+    }
+
+
+def make_run_parser(prog: str = "hf-unlearn run"):
+    """The parser, with the flags of [`~transformers.TrainingArguments`] that few need left out of `--help`."""
+    from transformers import HfArgumentParser, TrainingArguments
+
+    from .arguments import DataArguments, ForgetArguments, ModelArguments, RunArguments
+    from .methods.jit import JiTConfig
+
+    JiTConfig._argument_group_name = "unlearning (JiT)"
+    parser = HfArgumentParser(
+        (ModelArguments, DataArguments, ForgetArguments, RunArguments, JiTConfig),
+        prog=prog,
+        description="Unlearn an image classifier: request, split, JiT, evaluation, card, push.",
+        epilog="Every other flag of transformers.TrainingArguments is accepted too: "
+        "https://huggingface.co/docs/transformers/main_classes/trainer",
+        formatter_class=argparse.HelpFormatter,
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML file with values for any of these flags.")
+    shown = set(JiTConfig.__annotations__) | {
+        "output_dir", "learning_rate", "num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size",
+        "gradient_accumulation_steps", "seed", "bf16", "fp16", "report_to", "resume_from_checkpoint", "save_strategy",
+        "push_to_hub", "hub_model_id", "hub_private_repo", "hub_token", "use_cpu",
+    }  # fmt: skip
+    inherited = set(TrainingArguments.__dataclass_fields__)
+    for action in parser._actions:
+        # One spelling in the help; the hyphenated one keeps working.
+        action.metavar = action.metavar or (None if action.choices else "X")
+        if action.dest in inherited - shown or action.option_strings[0].startswith("--no_"):
+            action.help = argparse.SUPPRESS
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

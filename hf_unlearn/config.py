@@ -1,0 +1,43 @@
+"""What every unlearning method shares in its configuration."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+
+@dataclass
+class UnlearningConfig(TrainingArguments):
+    r"""
+    [`~transformers.TrainingArguments`] with defaults that fit unlearning: plain SGD at a constant rate without
+    clipping, one pass over the forget set, every step logged, nothing pushed before the end and then privately.
+
+    Parameters whose default differs from [`~transformers.TrainingArguments`]:
+
+    > Parameters that control the update
+
+    optim (`str`, *optional*, defaults to `"sgd"`)
+    lr_scheduler_type (`str`, *optional*, defaults to `"constant"`)
+    max_grad_norm (`float`, *optional*, defaults to 0, no clipping)
+    num_train_epochs (`float`, *optional*, defaults to 1)
+    weight_decay (`float`, *optional*, defaults to 0)
+
+    > Parameters that control logging, saving and pushing
+
+    logging_steps (`float`, *optional*, defaults to 1)
+    logging_nan_inf_filter (`bool`, *optional*, defaults to `False`): a loss that is not finite must be seen.
+    remove_unused_columns (`bool`, *optional*, defaults to `False`): the raw image column is needed.
+    save_strategy (`str`, *optional*, defaults to `"no"`): the final model is saved by `save_model`.
+    hub_strategy (`str`, *optional*, defaults to `"end"`)
+    hub_private_repo (`bool`, *optional*, defaults to `True`)
+    """
+
+    optim: str = field(default="sgd", metadata={"help": "The optimizer to use."})
+    lr_scheduler_type: str = field(default="constant", metadata={"help": "The scheduler type to use."})
+    max_grad_norm: float = field(default=0.0, metadata={"help": "Maximum gradient norm; 0 means no clipping."})
+    num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the forget set."})
+    logging_steps: float = field(default=1, metadata={"help": "Log every so many updates."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Filter nan and inf losses for logging."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Keep the raw image column."})
+    save_strategy: str = field(default="no", metadata={"help": "When to write checkpoints to resume from."})
+    hub_strategy: str = field(default="end", metadata={"help": "When to push to the hub."})
+    hub_private_repo: bool | None = field(default=True, metadata={"help": "Push to a private repository."})

@@ -1,0 +1,1 @@
+"""One file per method: a configuration and a Trainer subclass."""

@@ -1,0 +1,321 @@
+"""What all unlearning methods share: the Trainer that feeds the forget set to a loss and keeps the update exact."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import Dataset, Sampler
+from transformers import Trainer
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .config import UnlearningConfig
+from .data import ImageDataset, find_label_column, match_labels
+from .errors import CollapsedModelError, InputError
+from .hub import push_folder
+
+
+class UnlearningTrainer(Trainer):
+    """
+    Base of every method. A method implements [`~UnlearningTrainer.unlearning_loss`]: one value per forget image.
+
+    The update does not depend on how the forget set is cut: losses are averaged over the true number of images in the
+    update, over processes and accumulation steps, and the odd last batch is padded with images of weight zero, so
+    that every process runs the same number of forward passes.
+
+    Args:
+        model (`PreTrainedModel`):
+            An image classifier of transformers. It is changed in place.
+        args ([`UnlearningConfig`]):
+            The method's configuration.
+        processing_class (`BaseImageProcessor`, *optional*):
+            The model's image processor. Not needed when the forget set already has `pixel_values`.
+        forget_dataset (`datasets.Dataset` or `torch.utils.data.Dataset`):
+            The images to forget: raw ones in an image column, or `pixel_values`. Labels are not needed.
+        eval_dataset (`Dataset` or `dict[str, Dataset]`, *optional*):
+            Evaluated by [`~transformers.Trainer.evaluate`], never used to update the weights.
+        image_column (`str`, *optional*):
+            Found from the features when not given.
+        label_column (`str`, *optional*):
+            Found from the features when not given.
+        kwargs:
+            Passed to [`~transformers.Trainer`].
+
+    Raises:
+        [`InputError`]: if the model is no image classifier or the forget set is missing or empty.
+    """
+
+    _name = None
+    _paper = None
+    _tag_names = ["unlearning", "machine-unlearning"]
+
+    # The loss is divided by the number of images of the whole update, accumulation steps included.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model,
+        args: UnlearningConfig,
+        processing_class=None,
+        forget_dataset=None,
+        eval_dataset=None,
+        image_column: str | None = None,
+        label_column: str | None = None,
+        **kwargs,
+    ):
+        if forget_dataset is None or len(forget_dataset) == 0:
+            raise InputError("forget_dataset", "is empty: there is nothing to forget.")
+        if processing_class is not None:
+            # The image processor runs in the datasets below; what is left to collate are tensors.
+            prepare = PrepareDatasets(model.config.label2id, processing_class, image_column, label_column)
+            forget_dataset = prepare(forget_dataset)
+            if isinstance(eval_dataset, dict):
+                eval_dataset = {name: prepare(dataset) for name, dataset in eval_dataset.items()}
+            elif eval_dataset is not None:
+                eval_dataset = prepare(eval_dataset)
+        kwargs.setdefault("compute_metrics", compute_accuracy)
+        super().__init__(
+            model=model,
+            args=args,
+            processing_class=processing_class,
+            train_dataset=ForgetSet(forget_dataset),
+            eval_dataset=eval_dataset,
+            **kwargs,
+        )
+        # Some forwards of transformers accept loss arguments and ignore them; evaluation must not rely on it.
+        self.model_accepts_loss_kwargs = False
+        self.model.add_model_tags([*self._tag_names])
+        self._original_weights = None
+        self._sums = {}
+
+    # ---- The update ----
+
+    def unlearning_loss(self, model: nn.Module, inputs: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """
+        The loss of each forget image; what a method implements.
+
+        Args:
+            model (`nn.Module`):
+                The model as Accelerate wrapped it. Always call this one, and the same number of times on every process.
+            inputs (`dict`):
+                `pixel_values` of shape `(B, C, H, W)`, `sample_index` of shape `(B,)` and, if known, `labels`.
+
+        Returns:
+            The loss, of shape `(B,)`, and values to log, each of shape `(B,)`.
+        """
+        raise NotImplementedError
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if return_outputs:
+            # Only evaluation asks for outputs. There the loss is the cross-entropy.
+            return super().compute_loss(model, inputs, return_outputs=True)
+        self.set_mode(model)
+        weight = inputs.pop("sample_weight")
+        loss, to_log = self.unlearning_loss(model, inputs)
+        for name, value in {**to_log, "num_images": torch.ones_like(weight)}.items():
+            self._sums[name] = self._sums.get(name, 0) + (value.detach() * weight).sum()
+        total = (loss * weight).sum()
+        if self.args.loss_reduction == "mean":
+            total = total / num_items_in_batch
+        # Data parallelism averages the gradients of the processes; the update needs their sum.
+        return total * self.accelerator.num_processes
+
+    def set_mode(self, model: nn.Module) -> None:
+        """
+        Makes the model the deterministic function that is to be unlearned: dropout off and BatchNorm's statistics
+        frozen. Called before each loss, since `Trainer.training_step` switches to training mode.
+        """
+        model.eval()
+        if self.args.activation_checkpointing:
+            # These layers recompute only in training mode. The flag is theirs alone: their submodules stay in eval.
+            for module in model.modules():
+                if isinstance(module, GradientCheckpointingLayer):
+                    module.training = True
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        num_images = torch.stack([batch["sample_weight"].sum() for batch in batches]).sum().to(device)
+        return batches, self.accelerator.reduce(num_images, reduction="sum")
+
+    def _get_train_sampler(self, train_dataset=None):
+        return PaddedSampler(
+            num_images=len(self.train_dataset),
+            multiple_of=self.args.train_batch_size * self.accelerator.num_processes,
+            shuffle=self.args.train_sampling_strategy != "sequential",
+            seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
+        )
+
+    def train(self, *args, **kwargs):
+        self._original_weights = {
+            name: parameter.detach().clone()
+            for name, parameter in self.model.named_parameters()
+            if parameter.requires_grad
+        }
+        result = super().train(*args, **kwargs)
+        self.model.eval()
+        return result
+
+    # ---- Logging ----
+
+    def log(self, logs, start_time=None):
+        if self._sums:
+            names = sorted(self._sums)
+            sums = self.accelerator.reduce(torch.stack([self._sums[name] for name in names]), reduction="sum")
+            sums = dict(zip(names, sums.tolist(), strict=True))
+            num_images = sums.pop("num_images")
+            logs.update({name: value / num_images for name, value in sums.items()})
+            logs["distance_moved"] = self.distance_moved()
+            self._sums = {}
+        super().log(logs, start_time)
+
+    def distance_moved(self) -> float:
+        """‖θ − θ₀‖₂ / ‖θ₀‖₂ over the weights that may move, θ₀ being those before unlearning."""
+        moved = size = 0.0
+        for name, parameter in self.model.named_parameters():
+            if name in self._original_weights:
+                original = self._original_weights[name]
+                moved = moved + (parameter.detach() - original).float().pow(2).sum()
+                size = size + original.float().pow(2).sum()
+        return (moved / size).sqrt().item()
+
+    # ---- Saving and pushing ----
+
+    def _save(self, output_dir=None, state_dict=None):
+        self.check_finite()
+        super()._save(output_dir, state_dict)
+        # A pickle, which nobody needs: the report holds every setting.
+        Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
+
+    def check_finite(self) -> None:
+        """
+        Raises:
+            [`CollapsedModelError`]: if a weight is NaN or infinite; such a model is never written.
+        """
+        broken = [name for name, parameter in self.model.named_parameters() if not parameter.isfinite().all()]
+        if broken:
+            raise CollapsedModelError(
+                f"{len(broken)} weight tensors are not finite after unlearning (first: {broken[0]}); nothing is saved. "
+                "The step is too large."
+            )
+
+    def init_hf_repo(self, token=None, private=None):
+        # Nothing is created on the hub before there is something to push.
+        self.hub_model_id = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+        self.push_in_progress = None
+
+    def create_model_card(self, **kwargs):
+        """Writes `README.md` from the report in `output_dir`; does nothing before there is a report."""
+        from .model_card import write_model_card
+
+        if (Path(self.args.output_dir) / "report.json").is_file():
+            write_model_card(self.args.output_dir)
+
+    def push_to_hub(self, commit_message="Unlearned model", token=None, revision=None, private=None, **kwargs):
+        """
+        Saves the model and pushes weights, config, image processor, card, report and pictures in one commit.
+
+        Args:
+            commit_message (`str`, *optional*):
+                Message of the commit.
+            token (`str`, *optional*):
+                Token with write permission, defaults to `args.hub_token`, then to the one of the login.
+            revision (`str`, *optional*):
+                Branch to push to, defaults to `args.hub_revision`, then to the main branch.
+            private (`bool`, *optional*):
+                Whether a new repository is private, defaults to `args.hub_private_repo`.
+
+        Returns:
+            `str`: URL of the commit; `None` on every process but the first.
+
+        Raises:
+            [`HubPushError`]: if the hub fails. Everything is on disk then.
+        """
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        self.create_model_card()
+        self.init_hf_repo()
+        return push_folder(
+            self.args.output_dir,
+            self.hub_model_id,
+            token=token or self.args.hub_token,
+            private=self.args.hub_private_repo if private is None else private,
+            revision=revision or self.args.hub_revision,
+            commit_message=commit_message,
+        )
+
+
+class PrepareDatasets:
+    """Turns datasets with raw images into [`ImageDataset`]s; leaves those with `pixel_values` as they are."""
+
+    def __init__(self, label2id, image_processor, image_column, label_column):
+        self.label2id = label2id
+        self.image_processor = image_processor
+        self.image_column = image_column
+        self.label_column = label_column
+
+    def __call__(self, dataset):
+        if isinstance(dataset, ImageDataset) or "pixel_values" in dataset[0]:
+            return dataset
+        label_column = find_label_column(dataset, self.label_column)
+        label_ids = match_labels(dataset, label_column, self.label2id) if label_column else None
+        return ImageDataset(dataset, self.image_processor, self.image_column, label_column, label_ids)
+
+
+class ForgetSet(Dataset):
+    """
+    The forget images with their position, `sample_index`, and `sample_weight` 1. Positions past the end are padding:
+    they start again from the first image, with weight 0.
+    """
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, position: int) -> dict:
+        row = position % len(self.dataset)
+        item = self.dataset[row]
+        kept = {name: item[name] for name in ("pixel_values", "labels") if name in item}
+        return {**kept, "sample_index": row, "sample_weight": float(position < len(self.dataset))}
+
+
+class PaddedSampler(Sampler):
+    """
+    Positions of a [`ForgetSet`], shuffled by (seed, epoch) if asked, then padding up to a multiple of the number of
+    images that all processes take at once.
+    """
+
+    def __init__(self, num_images: int, multiple_of: int, shuffle: bool, seed: int):
+        self.num_images = num_images
+        self.length = -(-num_images // multiple_of) * multiple_of
+        self.shuffle = shuffle
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self):
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(self.seed + self.epoch)
+            yield from torch.randperm(self.num_images, generator=generator).tolist()
+        else:
+            yield from range(self.num_images)
+        yield from range(self.num_images, self.length)
+
+
+def freeze_batch_norm(model: nn.Module) -> None:
+    """Puts every BatchNorm layer in eval mode: its running statistics are used and not updated."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
+
+
+def compute_accuracy(prediction) -> dict[str, float]:
+    """Default metric of [`~transformers.Trainer.evaluate`]."""
+    return {"accuracy": float((prediction.predictions.argmax(axis=-1) == prediction.label_ids).mean())}
