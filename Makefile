@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# Several test processes on few cores: threads of one would wait for those of another.
+ONE_THREAD := OMP_NUM_THREADS=1
 
 .PHONY: demo test test-distributed quality style clean
 
@@ -16,11 +18,11 @@ demo: $(READY)
 	$(BIN)/hf-unlearn demo --output_dir demo --overwrite
 
 test: $(READY) quality
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not distributed" tests
-	$(BIN)/python -m pytest -m distributed tests
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not distributed" tests
+	$(ONE_THREAD) $(BIN)/python -m pytest -m distributed tests
 
 test-distributed: $(READY)
-	$(BIN)/python -m pytest -m distributed tests
+	$(ONE_THREAD) $(BIN)/python -m pytest -m distributed tests
 
 quality: $(READY)
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """The console command. Heavy imports wait until a command needs them."""
 
 import argparse
+import difflib
 import sys
 
 from . import __version__
@@ -59,8 +60,14 @@ def fail(code: int, message: str) -> int:
 
 
 def run_command(argv: list[str]) -> int:
+    import datasets
+    import transformers
+
     from .run import run
 
+    # Bars for loading and writing files come and go in a moment; those that stay are of the work itself.
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     run(*parse_run_arguments(argv))
     return 0
 
@@ -133,7 +140,7 @@ def read_config_file(path: str, parser: argparse.ArgumentParser) -> dict:
     flags = {action.dest: action for action in parser._actions}
     unknown = [key for key in values if key not in flags]
     if unknown:
-        close = [flag for flag in flags if flag.startswith(str(unknown[0])[:6])] or list(flags)
+        close = difflib.get_close_matches(str(unknown[0]), flags) or flags
         raise InputError("config", f"{path!r} has the unknown key {unknown[0]!r}. Valid: {listing(close)}.")
     for key in values:
         flags[key].required = False

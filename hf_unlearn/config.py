@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
 
@@ -41,3 +42,9 @@ class UnlearningConfig(TrainingArguments):
     save_strategy: str = field(default="no", metadata={"help": "When to write checkpoints to resume from."})
     hub_strategy: str = field(default="end", metadata={"help": "When to push to the hub."})
     hub_private_repo: bool | None = field(default=True, metadata={"help": "Push to a private repository."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not torch.accelerator.is_available():
+            # There is no device to pin memory for; torch warns about it at every loader.
+            self.dataloader_pin_memory = False

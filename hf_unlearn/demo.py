@@ -46,15 +46,15 @@ def demo(output_dir: str = "demo", scenario: str = "class", overwrite: bool = Fa
         overwrite (`bool`, *optional*, defaults to `False`):
             Whether to replace an earlier demo.
     """
-    from datasets.utils.logging import disable_progress_bar
-    from transformers.utils import logging
+    import datasets
+    import transformers
 
     from .cli import parse_run_arguments
     from .data import split_dataset
     from .run import run
 
-    disable_progress_bar()
-    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
     folder = Path(output_dir)
     parts = [folder / name for name in ("data", "original", "retrained", "unlearned")]
     if any(part.exists() for part in parts):
@@ -130,7 +130,7 @@ def load_digits(scenario: str):
 
 def train(train_split, test_split, folder: Path) -> dict:
     """A small ResNet from a configuration, trained on the spot. Its last layers are BatchNorm networks' usual ones."""
-    from transformers import ResNetConfig, ResNetForImageClassification, TrainingArguments, ViTImageProcessor, set_seed
+    from transformers import ResNetConfig, ResNetForImageClassification, TrainingArguments, ViTImageProcessorPil, set_seed
 
     from .training import train_classifier
 
@@ -155,6 +155,6 @@ def train(train_split, test_split, folder: Path) -> dict:
         remove_unused_columns=False,
         seed=0,
     )
-    image_processor = ViTImageProcessor(size={"height": 32, "width": 32})
+    image_processor = ViTImageProcessorPil(size={"height": 32, "width": 32})
     model = ResNetForImageClassification(config)
     return train_classifier(model, image_processor, train_split, args, test_split)

@@ -139,8 +139,9 @@ def write_model_card(folder: str | Path, repo_id: str | None = None) -> Path:
     """
     folder = Path(folder)
     report = UnlearningReport.from_json(folder / "report.json")
-    name = folder.absolute().name
+    repo_id = repo_id or folder.absolute().name
+    name = repo_id.split("/")[-1]
     figures = [f"figures/{figure}" for figure in CAPTIONS if (folder / "figures" / figure).is_file()]
     card = folder / "README.md"
-    card.write_text(render_model_card(report, name, repo_id or name, figures), encoding="utf-8")
+    card.write_text(render_model_card(report, name, repo_id, figures), encoding="utf-8")
     return card

@@ -69,7 +69,8 @@ def run(
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
     seconds = time.perf_counter() - start
-    trainer.save_model()
+    # Internal: the push comes last, with card and report.
+    trainer.save_model(_internal_call=True)
 
     original, _ = load_model(model_args)
     retrained = None
@@ -109,7 +110,7 @@ def run(
             request.to_file(output_dir / "forget_request.yaml")
         report.to_json(output_dir / "report.json")
         save_figures(report, output_dir / "figures")
-        write_model_card(output_dir)
+        write_model_card(output_dir, config.hub_model_id)
         report.print()
         say(f"Model, card, report and pictures are in {output_dir}.")
     if config.push_to_hub:

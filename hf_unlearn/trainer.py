@@ -208,7 +208,7 @@ class UnlearningTrainer(Trainer):
         from .model_card import write_model_card
 
         if (Path(self.args.output_dir) / "report.json").is_file():
-            write_model_card(self.args.output_dir)
+            write_model_card(self.args.output_dir, self.hub_model_id)
 
     def push_to_hub(self, commit_message="Unlearned model", token=None, revision=None, private=None, **kwargs):
         """
@@ -233,8 +233,8 @@ class UnlearningTrainer(Trainer):
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
-        self.create_model_card()
         self.init_hf_repo()
+        self.create_model_card()
         return push_folder(
             self.args.output_dir,
             self.hub_model_id,

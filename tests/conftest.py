@@ -1,0 +1,122 @@
+"""Tiny models built from configurations and tiny data sets: no network, seconds per test."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from PIL import Image as PILImage
+from transformers import (
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    MobileNetV2Config,
+    MobileNetV2ForImageClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
+
+
+CLASSES = ["cat", "dog", "owl"]
+LABELS = {"id2label": dict(enumerate(CLASSES)), "label2id": {name: number for number, name in enumerate(CLASSES)}}
+
+
+def make_model(architecture: str, **overrides):
+    """A model of a few thousand weights, the same at every call."""
+    torch.manual_seed(0)
+    if architecture == "resnet":
+        config = ResNetConfig(
+            embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", **LABELS, **overrides
+        )
+        model = ResNetForImageClassification(config)
+    elif architecture == "vit":
+        config = ViTConfig(
+            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=16, patch_size=4,
+            **LABELS, **overrides,
+        )  # fmt: skip
+        model = ViTForImageClassification(config)
+    elif architecture == "convnext":
+        config = ConvNextConfig(
+            num_stages=2, hidden_sizes=[8, 16], depths=[1, 1], patch_size=2, **LABELS, **overrides
+        )
+        model = ConvNextForImageClassification(config)
+    elif architecture == "mobilenet_v2":
+        config = MobileNetV2Config(image_size=32, depth_multiplier=0.25, depth_divisible_by=4, min_depth=4, **LABELS)
+        model = MobileNetV2ForImageClassification(config)
+    for parameter in model.parameters():
+        # The usual start at 0.02 leaves a narrow network without any signal.
+        if parameter.dim() > 1:
+            torch.nn.init.kaiming_normal_(parameter)
+    # Fresh running statistics (0 and 1) would hide an update of them.
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return model.eval()
+
+
+@pytest.fixture(params=["resnet", "vit", "convnext", "mobilenet_v2"])
+def any_model(request):
+    return make_model(request.param)
+
+
+@pytest.fixture
+def resnet():
+    return make_model("resnet")
+
+
+@pytest.fixture
+def image_processor():
+    return ViTImageProcessor(size={"height": 16, "width": 16})
+
+
+def make_images(labels: list[int], seed: int) -> list[PILImage.Image]:
+    """16×16 images whose colour depends on the label, with noise."""
+    rng = np.random.default_rng(seed)
+    images = []
+    for label in labels:
+        pixels = rng.integers(0, 120, size=(16, 16, 3))
+        pixels[..., label] += 120
+        images.append(PILImage.fromarray(pixels.astype(np.uint8)))
+    return images
+
+
+def make_split(rows: int, seed: int) -> Dataset:
+    labels = [row % 3 for row in range(rows)]
+    return Dataset.from_dict(
+        {
+            "image": make_images(labels, seed),
+            "label": labels,
+            "breed": [row % 6 for row in range(rows)],
+            "record": [f"id-{row}" for row in range(rows)],
+        },
+        features=Features(
+            image=Image(),
+            label=ClassLabel(names=CLASSES),
+            breed=ClassLabel(names=["tabby", "poodle", "barn", "siamese", "collie", "eagle"]),
+            record=Value("string"),
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def dataset() -> DatasetDict:
+    """30 training and 18 test images of cats, dogs and owls."""
+    return DatasetDict(train=make_split(30, seed=0), test=make_split(18, seed=1))
+
+
+@pytest.fixture(scope="session")
+def saved_model(tmp_path_factory) -> str:
+    """A ResNet with its image processor, as a folder like those on the hub."""
+    folder = tmp_path_factory.mktemp("hub") / "animals"
+    make_model("resnet").save_pretrained(folder)
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def saved_dataset(tmp_path_factory, dataset) -> str:
+    folder = tmp_path_factory.mktemp("data") / "animals"
+    dataset.save_to_disk(str(folder))
+    return str(folder)

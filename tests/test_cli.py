@@ -1,0 +1,255 @@
+"""The command as a user calls it: what it writes, and one clear line for everything it cannot use."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import make_images, make_model
+from datasets import DatasetDict
+from PIL import Image as PILImage
+from transformers import AutoModelForImageClassification, ViTImageProcessor, ViTModel, pipeline
+
+from hf_unlearn import ForgetRequest, UnlearningReport
+from hf_unlearn.cli import main, parse_run_arguments
+
+
+@pytest.fixture
+def command(saved_model, saved_dataset, tmp_path):
+    """`command(*flags)` runs `hf-unlearn run` on the tiny model and data; a later flag overrides an earlier one."""
+
+    def call(*flags, model=saved_model, dataset=saved_dataset):
+        base = ["run", "--model_name_or_path", model, "--output_dir", str(tmp_path / "out"), "--disable_tqdm", "True"]
+        base += ["--label_column_name", "label", "--step_rule", "fixed", "--learning_rate", "1e-3"]
+        if dataset is not None:
+            base += ["--dataset_name", dataset]
+        return main([*base, *flags])
+
+    return call
+
+
+@pytest.fixture
+def refused(command, capsys, tmp_path):
+    """`refused(message, *flags)` expects exit code 2, one line on stderr with the message, and nothing written."""
+
+    def call(message, *flags, **options):
+        assert command(*flags, **options) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("hf-unlearn: error: ") and message in error, error
+        assert not (tmp_path / "out").exists()
+
+    return call
+
+
+def test_run_writes_model_card_report_and_pictures(command, tmp_path):
+    assert command("--forget_class", "cat") == 0
+    out = tmp_path / "out"
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert files == {
+        "README.md", "config.json", "model.safetensors", "preprocessor_config.json", "report.json",
+        "forget_request.yaml", "figures/accuracy.png", "figures/entropy.png", "figures/class_accuracy.png",
+    }  # fmt: skip
+    report = UnlearningReport.from_json(out / "report.json")
+    assert report.splits == {"forget": 10, "retain": 20, "forget_test": 6, "retain_test": 12}
+    assert set(report.results) == {"original", "unlearned"}
+    assert report.run["request"] == {"kind": "classes", "description": "every image of the class cat"}
+    assert report.run["weights_sha256_before"] != report.run["weights_sha256_after"]
+    assert report.run["environment"]["processes"] == 1
+    assert len(pipeline("image-classification", str(out))(PILImage.new("RGB", (16, 16)))) == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "num_forget", "has_forget_test"),
+    [
+        (["--forget_class", "cat", "owl"], 20, True),
+        (["--forget_column", "breed", "--forget_value", "tabby"], 5, True),
+        (["--forget_indices", "3", "17"], 2, False),
+        (["--forget_ids", "id-3", "--forget_id_column", "record"], 1, False),
+        (["--forget_fraction", "0.2"], 6, False),
+        (["--forget_count", "4", "--forget_seed", "1"], 4, False),
+    ],
+)
+def test_every_kind_of_request_runs(command, tmp_path, flags, num_forget, has_forget_test):
+    assert command(*flags) == 0
+    report = UnlearningReport.from_json(tmp_path / "out" / "report.json")
+    assert report.splits["forget"] == num_forget
+    assert ("forget_test" in report.splits) == has_forget_test
+
+
+def test_folder_of_images_is_enough(command, tmp_path):
+    folder = tmp_path / "to_forget"
+    folder.mkdir()
+    for number, image in enumerate(make_images([0, 0, 0], seed=5)):
+        image.save(folder / f"{number}.jpg")
+    assert command("--forget_dir", str(folder), dataset=None) == 0
+    report = UnlearningReport.from_json(tmp_path / "out" / "report.json")
+    assert report.splits == {"forget": 3} and "membership_inference" in report.missing
+
+
+def test_request_file_and_config_file(command, saved_model, saved_dataset, tmp_path):
+    ForgetRequest(classes=["dog"]).to_file(tmp_path / "request.yaml")
+    config = {
+        "forget_request": str(tmp_path / "request.yaml"), "sigma": 0.25, "num_perturbations": 3, "learning_rate": "2e-4"
+    }  # fmt: skip
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    base = ["--model_name_or_path", saved_model, "--dataset_name", saved_dataset, "--output_dir", str(tmp_path / "x")]
+    *_, settings = parse_run_arguments([*base, "--config", str(tmp_path / "config.yaml"), "--sigma", "0.75"])
+    assert settings.sigma == 0.75 and settings.num_perturbations == 3 and settings.learning_rate == 2e-4
+    assert command("--config", str(tmp_path / "config.yaml")) == 0
+    assert UnlearningReport.from_json(tmp_path / "out" / "report.json").run["request"]["kind"] == "classes"
+
+
+def test_published_files_name_no_forgotten_record_and_no_path(command, tmp_path, saved_model):
+    assert command("--forget_ids", "id-3", "id-12", "--forget_id_column", "record") == 0
+    for name in ("README.md", "report.json"):
+        text = (tmp_path / "out" / name).read_text()
+        assert "id-3" not in text and "id-12" not in text and str(tmp_path) not in text and saved_model not in text
+
+
+def test_existing_run_is_replaced_only_on_demand(command, tmp_path, capsys):
+    assert command("--forget_class", "cat") == 0
+    first = (tmp_path / "out" / "report.json").read_text()
+    assert command("--forget_class", "dog") == 2
+    assert "--output_dir: " in capsys.readouterr().err
+    assert (tmp_path / "out" / "report.json").read_text() == first
+    assert command("--forget_class", "dog", "--overwrite") == 0
+    assert "class dog" in (tmp_path / "out" / "README.md").read_text()
+
+
+# ---- Bad input ----
+
+
+def test_request_is_refused(refused):
+    refused("--forget_class: unknown class 'dgo'. Valid: cat, dog, owl", "--forget_class", "dgo")
+    refused("--forget_request: say in exactly one way what to forget")
+    refused("say in exactly one way", "--forget_class", "cat", "--forget_count", "3")
+    refused("--forget_class: the request covers all 30 images", "--forget_class", "cat", "dog", "owl")
+    refused("--forget_indices: 30 is out of range: rows run from 0 to 29", "--forget_indices", "30")
+    refused("--forget_indices: listed twice: 4", "--forget_indices", "4", "4")
+    refused("--forget_column: there is no column 'fine'", "--forget_column", "fine", "--forget_value", "x")
+    refused("--forget_value: unknown class 'x'. Valid: tabby", "--forget_column", "breed", "--forget_value", "x")
+    refused("--forget_fraction: must lie between 0 and 1", "--forget_fraction", "1.5")
+    refused("--forget_request: there is no file 'no.yaml'", "--forget_request", "no.yaml")
+
+
+def test_empty_forget_set_is_refused(refused, tmp_path):
+    (tmp_path / "empty").mkdir()
+    refused("--forget_dir: no images found", "--forget_dir", str(tmp_path / "empty"), dataset=None)
+    refused("--forget_dir: there is no folder", "--forget_dir", str(tmp_path / "nowhere"), dataset=None)
+
+
+def test_class_that_only_the_model_knows_is_refused(refused, dataset, tmp_path):
+    names = dataset["train"].cast_column("label", dataset["train"].features["breed"])
+    assert names.features["label"].names[0] == "tabby"
+    two = dataset.filter(lambda label: label < 2, input_columns=["label"])
+    features = two["train"].features.copy()
+    features["label"] = type(features["label"])(names=["cat", "dog"])
+    path = tmp_path / "two"
+    DatasetDict({name: split.cast(features) for name, split in two.items()}).save_to_disk(str(path))
+    refused("--forget_class: the model knows 'owl' but the data has no such class: cat, dog", "--forget_class", "owl",
+            dataset=str(path))  # fmt: skip
+
+
+def test_missing_column_is_refused(refused):
+    refused("--image_column_name: 'img' is no image column. Valid: image", "--forget_class", "cat",
+            "--image_column_name", "img")  # fmt: skip
+    refused("--label_column_name: there is no column 'y'. Valid: image, label", "--forget_class", "cat",
+            "--label_column_name", "y")  # fmt: skip
+
+
+def test_labels_that_do_not_match_are_refused(refused):
+    refused("--label_column_name: the model has no label tabby, poodle", "--forget_class", "tabby",
+            "--label_column_name", "breed")  # fmt: skip
+
+
+def test_dataset_that_is_nowhere_or_lacks_a_split_is_refused(refused, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    refused("--dataset_name: cannot load", "--forget_class", "cat", dataset=str(tmp_path / "nowhere"))
+    refused("--dataset_name: is missing", "--forget_class", "cat", dataset=None)
+    refused("--train_split: there is no split 'all'. Valid: train, test", "--forget_class", "cat", "--train_split", "all")
+    refused("--test_split: there is no split 'val'", "--forget_class", "cat", "--test_split", "val")
+
+
+def test_model_that_is_no_trained_image_classifier_is_refused(refused, saved_model, tmp_path):
+    encoder = tmp_path / "encoder"
+    ViTModel(make_model("vit").config).save_pretrained(encoder)
+    ViTImageProcessor().save_pretrained(encoder)
+    refused("--model_name_or_path: ", "--forget_class", "cat", model=str(encoder))
+    text = tmp_path / "text"
+    text.mkdir()
+    (text / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
+    refused("is no image classifier", "--forget_class", "cat", model=str(text))
+    refused("is no image classifier", "--forget_class", "cat", model=str(tmp_path / "nowhere"))
+    no_processor = tmp_path / "no_processor"
+    AutoModelForImageClassification.from_pretrained(saved_model).save_pretrained(no_processor)
+    refused("--image_processor_name: no image processor found", "--forget_class", "cat", model=str(no_processor))
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", "half"])
+def test_corrupt_image_is_named_and_skipped_only_on_demand(command, refused, tmp_path, content):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number, image in enumerate(make_images([0, 0, 0], seed=5)):
+        image.save(folder / f"{number}.png")
+    broken = folder / "1.png"
+    broken.write_bytes(broken.read_bytes()[:200] if content == "half" else content)
+    refused("--skip_unreadable_images: 1 of 3 images of the forget split cannot be read: 1.png",
+            "--forget_dir", str(folder), dataset=None)  # fmt: skip
+    assert command("--forget_dir", str(folder), "--skip_unreadable_images", dataset=None) == 0
+    assert UnlearningReport.from_json(tmp_path / "out" / "report.json").splits == {"forget": 2}
+
+
+def test_unusual_images_are_no_error(command, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    color = PILImage.new("RGB", (20, 10), (200, 100, 50))
+    for mode, suffix in (("L", "png"), ("RGBA", "png"), ("CMYK", "jpg"), ("P", "png")):
+        color.convert(mode).save(folder / f"{mode}.{suffix}")
+    PILImage.new("I;16", (9, 9), 30000).save(folder / "deep.png")
+    PILImage.new("RGB", (1, 1), (1, 2, 3)).save(folder / "dot.png")
+    assert command("--forget_dir", str(folder), dataset=None) == 0
+    assert UnlearningReport.from_json(tmp_path / "out" / "report.json").splits == {"forget": 6}
+
+
+def test_wrong_number_is_refused(refused):
+    refused("--sigma: must be greater than 0, got 0.0", "--forget_class", "cat", "--sigma", "0")
+    refused("--num_perturbations: must be at least 1, got 0", "--forget_class", "cat", "--num_perturbations", "0")
+
+
+def test_wrong_config_file_is_refused(refused, tmp_path):
+    refused("--config: there is no file 'no.yaml'", "--config", "no.yaml")
+    path = tmp_path / "config.yaml"
+    path.write_text("sigmaa: 1")
+    refused("has the unknown key 'sigmaa'. Valid: sigma", "--config", str(path))
+    path.write_text("sigma: [")
+    refused("is no YAML", "--config", str(path))
+
+
+def test_push_without_a_token_is_refused_before_the_work(refused, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    refused("--push_to_hub: there is no token", "--forget_class", "cat", "--push_to_hub")
+
+
+def test_original_is_never_the_output(saved_model, saved_dataset, capsys):
+    files = {path: path.read_bytes() for path in Path(saved_model).iterdir()}
+    flags = ["--dataset_name", saved_dataset, "--label_column_name", "label", "--forget_class", "cat", "--overwrite"]
+    assert main(["run", "--model_name_or_path", saved_model, "--output_dir", saved_model, *flags]) == 2
+    assert "--output_dir: is the folder of the original model" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in Path(saved_model).iterdir()} == files
+
+
+def test_step_that_is_far_too_large_saves_nothing(command, tmp_path, capsys):
+    assert command("--forget_class", "cat", "--learning_rate", "1e30", "--num_train_epochs", "3") == 3
+    assert "not finite" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_unknown_command_and_help(capsys):
+    assert main(["forget"]) == 2
+    assert "unknown command 'forget'. Valid: run, push, demo" in capsys.readouterr().err
+    assert main(["--help"]) == 0
+    assert "hf-unlearn run" in capsys.readouterr().out
+
+
+def test_push_of_a_folder_without_a_run_is_refused(tmp_path, capsys):
+    assert main(["push", str(tmp_path)]) == 2
+    assert "holds no finished run" in capsys.readouterr().err

@@ -1,0 +1,226 @@
+import copy
+
+import pytest
+import torch
+from conftest import CLASSES, make_model
+from transformers import TrainerCallback, TrainingArguments
+
+from hf_unlearn import ForgetRequest, JiTConfig, JiTTrainer, split_dataset
+from hf_unlearn.data import ImageDataset
+from hf_unlearn.errors import CollapsedModelError, InputError
+from hf_unlearn.losses import KeyedNoise
+
+
+@pytest.fixture
+def forget_set(dataset):
+    """The ten cats."""
+    return split_dataset(dataset["train"], ForgetRequest(classes=["cat"]), "label")["forget"]
+
+
+def make_trainer(model, forget_set, image_processor, tmp_path, **settings):
+    settings = {
+        "step_rule": "fixed", "learning_rate": 0.1, "per_device_train_batch_size": 4, "num_perturbations": 2,
+        "disable_tqdm": True, **settings,
+    }  # fmt: skip
+    return JiTTrainer(
+        model=model,
+        args=JiTConfig(output_dir=str(tmp_path / "out"), **settings),
+        processing_class=image_processor,
+        forget_dataset=forget_set,
+        label_column="label" if "label" in forget_set.column_names else None,
+    )
+
+
+def test_defaults_fit_jit(tmp_path):
+    config = JiTConfig(output_dir=str(tmp_path))
+    assert isinstance(config, TrainingArguments)
+    assert config.optim == "sgd" and config.lr_scheduler_type == "constant"
+    assert config.max_grad_norm == 0 and config.num_train_epochs == 1 and config.weight_decay == 0
+    assert config.remove_unused_columns is False and config.hub_strategy == "end" and config.hub_private_repo is True
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sigma": 0}, "sigma: must be greater than 0, got 0"),
+        ({"sigma": -1.0}, "sigma: must be greater than 0, got -1.0"),
+        ({"num_perturbations": 0}, "num_perturbations: must be at least 1, got 0"),
+        ({"perturbation_chunk_size": 0}, "perturbation_chunk_size: must be at least 1"),
+        ({"output_space": "logit"}, "output_space: got 'logit'. Valid: logits, probabilities"),
+        ({"noise_clamp": "x"}, "noise_clamp: got 'x'. Valid: range, batch, none"),
+    ],
+)
+def test_wrong_setting_is_an_error(settings, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        JiTConfig(output_dir=str(tmp_path), **settings)
+
+
+def test_any_architecture_learns_to_forget_and_keeps_its_statistics(any_model, forget_set, image_processor, tmp_path):
+    before = copy.deepcopy(any_model.state_dict())
+    make_trainer(any_model, forget_set, image_processor, tmp_path).train()
+    after = any_model.state_dict()
+    buffers = {name for name, _ in any_model.named_buffers()}
+    for name in buffers:
+        assert torch.equal(before[name], after[name]), f"{name} moved"
+    # JiT leaves the last bias alone: it cancels in f(x) − f(x + ξ).
+    moved = [name for name in before.keys() - buffers if not torch.equal(before[name], after[name])]
+    assert len(moved) > 0.5 * len(before.keys() - buffers)
+    assert not any_model.training
+
+
+def test_update_is_plain_sgd_on_the_mean_ratio(resnet, forget_set, image_processor, tmp_path):
+    """Three updates of 4, 4 and 2 images against a loop written from the definition."""
+    model = copy.deepcopy(resnet)
+    args = {"train_sampling_strategy": "sequential", "noise_clamp": "none", "sigma": 0.5, "seed": 3}
+    make_trainer(resnet, forget_set, image_processor, tmp_path, **args).train()
+
+    images = ImageDataset(forget_set, image_processor)
+    for start in (0, 4, 8):
+        rows = range(start, min(start + 4, 10))
+        total = 0
+        for row in rows:
+            x = images[row]["pixel_values"][None]
+            noise = KeyedNoise(3, [row], x, sigma=0.5)[0:2][:, 0]
+            for xi in noise:
+                with torch.no_grad():
+                    perturbed = model(pixel_values=x + xi).logits
+                total = total + (model(pixel_values=x).logits - perturbed).norm() / xi.norm() / 2
+        gradients = torch.autograd.grad(total / len(rows), list(model.parameters()), allow_unused=True)
+        with torch.no_grad():
+            for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                parameter -= 0.1 * gradient
+    for (name, expected), actual in zip(model.named_parameters(), resnet.parameters(), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_dropout_is_off(forget_set, image_processor, tmp_path):
+    weights = []
+    for dropout in (0.0, 0.5):
+        model = make_model("vit", hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+        make_trainer(model, forget_set, image_processor, tmp_path).train()
+        weights.append(model.state_dict())
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name
+
+
+def test_labels_are_not_needed(resnet, forget_set, image_processor, tmp_path):
+    labelled, unlabelled = copy.deepcopy(resnet), copy.deepcopy(resnet)
+    make_trainer(labelled, forget_set, image_processor, tmp_path).train()
+    trainer = make_trainer(unlabelled, forget_set.select_columns(["image"]), image_processor, tmp_path)
+    trainer.train()
+    for name, value in labelled.state_dict().items():
+        assert torch.equal(value, unlabelled.state_dict()[name]), name
+    assert "forget_accuracy" not in trainer.state.log_history[0]
+
+
+def test_forget_set_may_already_have_pixel_values(resnet, forget_set, image_processor, tmp_path):
+    raw, ready = copy.deepcopy(resnet), copy.deepcopy(resnet)
+    make_trainer(raw, forget_set, image_processor, tmp_path).train()
+    images = ImageDataset(forget_set, image_processor)
+    args = JiTConfig(
+        output_dir=str(tmp_path), step_rule="fixed", learning_rate=0.1, per_device_train_batch_size=4,
+        num_perturbations=2, disable_tqdm=True,
+    )  # fmt: skip
+    JiTTrainer(
+        model=ready, args=args, processing_class=image_processor, forget_dataset=[images[row] for row in range(10)]
+    ).train()
+    for name, value in raw.state_dict().items():
+        assert torch.equal(value, ready.state_dict()[name]), name
+
+
+def test_each_step_logs_ratio_accuracy_and_distance(resnet, forget_set, image_processor, tmp_path):
+    class Reporter(TrainerCallback):
+        """What any integration named in `report_to` receives."""
+
+        logs = []
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            self.logs.append(dict(logs))
+
+    original = copy.deepcopy(resnet)
+    trainer = make_trainer(resnet, forget_set, image_processor, tmp_path)
+    trainer.add_callback(Reporter)
+    trainer.train()
+    steps = [entry for entry in Reporter.logs if "loss" in entry]
+    assert len(steps) == 3
+    for entry in steps:
+        assert entry["jit_ratio"] == pytest.approx(entry["loss"], rel=1e-5)
+        assert 0 <= entry["forget_accuracy"] <= 1
+    moved = sum(((new - old) ** 2).sum() for new, old in zip(resnet.parameters(), original.parameters(), strict=True))
+    size = sum((old**2).sum() for old in original.parameters())
+    assert steps[-1]["distance_moved"] == pytest.approx((moved / size).sqrt().item(), rel=1e-4)
+
+
+def test_accuracy_logged_is_that_of_the_model_before_the_step(resnet, forget_set, image_processor, tmp_path):
+    images = ImageDataset(forget_set, image_processor)
+    pixel_values = torch.stack([images[row]["pixel_values"] for row in range(10)])
+    with torch.no_grad():
+        expected = (resnet(pixel_values=pixel_values).logits.argmax(-1) == 0).float().mean().item()
+    trainer = make_trainer(resnet, forget_set, image_processor, tmp_path, per_device_train_batch_size=10)
+    trainer.train()
+    assert trainer.state.log_history[0]["forget_accuracy"] == pytest.approx(expected)
+
+
+def test_evaluation_is_ordinary(resnet, dataset, forget_set, image_processor, tmp_path):
+    args = JiTConfig(output_dir=str(tmp_path), disable_tqdm=True)
+    trainer = JiTTrainer(
+        model=resnet,
+        args=args,
+        processing_class=image_processor,
+        forget_dataset=forget_set,
+        eval_dataset={"test": dataset["test"]},
+        label_column="label",
+    )
+    metrics = trainer.evaluate()
+    images = ImageDataset(dataset["test"], image_processor)
+    pixel_values = torch.stack([images[row]["pixel_values"] for row in range(18)])
+    labels = torch.tensor(dataset["test"]["label"][:])
+    with torch.no_grad():
+        output = resnet(pixel_values=pixel_values, labels=labels)
+    assert metrics["eval_test_accuracy"] == pytest.approx((output.logits.argmax(-1) == labels).float().mean().item())
+    assert metrics["eval_test_loss"] == pytest.approx(output.loss.item(), rel=1e-4)
+
+
+def test_weights_that_are_not_finite_are_never_saved(resnet, forget_set, image_processor, tmp_path):
+    trainer = make_trainer(resnet, forget_set, image_processor, tmp_path)
+    trainer.train()
+    with torch.no_grad():
+        resnet.classifier[1].weight[0, 0] = float("nan")
+    with pytest.raises(CollapsedModelError, match="1 weight tensors are not finite"):
+        trainer.save_model()
+    assert not list((tmp_path / "out").glob("*.safetensors"))
+
+
+def test_saved_folder_holds_no_pickle(resnet, forget_set, image_processor, tmp_path):
+    trainer = make_trainer(resnet, forget_set, image_processor, tmp_path)
+    trainer.train()
+    trainer.save_model()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "config.json", "model.safetensors", "preprocessor_config.json"
+    }  # fmt: skip
+
+
+def test_empty_forget_set_is_an_error(resnet, dataset, image_processor, tmp_path):
+    with pytest.raises(InputError, match="forget_dataset: is empty"):
+        make_trainer(resnet, dataset["train"].select([]), image_processor, tmp_path)
+
+
+def test_activation_checkpointing_gives_the_same_weights(forget_set, image_processor, tmp_path):
+    weights = []
+    for checkpointing in (False, True):
+        model = make_model("vit")
+        make_trainer(
+            model, forget_set, image_processor, tmp_path, activation_checkpointing=checkpointing
+        ).train()
+        weights.append(model.state_dict())
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], rtol=1e-6, atol=1e-8, msg=name)
+
+
+def test_label_names_of_the_model_are_used(forget_set, image_processor, tmp_path):
+    """The model orders its classes otherwise than the data: cats are its class 2."""
+    model = make_model("resnet")
+    model.config.id2label, model.config.label2id = {0: "owl", 1: "dog", 2: "cat"}, {"owl": 0, "dog": 1, "cat": 2}
+    assert CLASSES[0] == "cat"
+    trainer = make_trainer(model, forget_set, image_processor, tmp_path)
+    assert {item["labels"] for item in (trainer.train_dataset[row] for row in range(10))} == {2}
