@@ -5,7 +5,7 @@ import difflib
 import sys
 
 from . import __version__
-from .errors import CollapsedModelError, HubPushError, InputError
+from .errors import CollapsedModelError, HubPushError, InputError, SaveError
 
 
 USAGE = """\
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     Runs one command.
 
     Returns:
-        `int`: exit code: 0 done, 1 the push failed (everything is on disk), 2 bad input (nothing was written), 3 the
+        `int`: exit code: 0 done, 1 the push or the disk failed (the message says what is where), 2 bad input (nothing was written), 3 the
         unlearned model collapsed (it was not saved).
     """
     argv = sys.argv[1:] if argv is None else argv
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         from .arguments import message_of
 
         return fail(2, message_of(error))
-    except HubPushError as error:
+    except (HubPushError, SaveError) as error:
         return fail(1, str(error))
     except CollapsedModelError as error:
         return fail(3, str(error))

@@ -44,7 +44,9 @@ class UnlearningConfig(TrainingArguments):
     hub_private_repo: bool | None = field(default=True, metadata={"help": "Push to a private repository."})
 
     def __post_init__(self):
-        super().__post_init__()
         if not torch.accelerator.is_available():
+            # Without it, accelerate runs one process on a CPU however many were launched.
+            self.use_cpu = True
             # There is no device to pin memory for; torch warns about it at every loader.
             self.dataloader_pin_memory = False
+        super().__post_init__()

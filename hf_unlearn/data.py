@@ -78,7 +78,9 @@ def find_image_column(dataset: Dataset, image_column: str | None = None) -> str:
     candidates = [name for name, feature in dataset.features.items() if isinstance(feature, Image)]
     if image_column is not None:
         if image_column not in candidates:
-            raise InputError("image_column_name", f"{image_column!r} is no image column. Valid: {listing(candidates)}.")
+            raise InputError(
+                "image_column_name", f"{image_column!r} is no image column. Valid: {listing(candidates)}."
+            )
         return image_column
     if len(candidates) != 1:
         raise InputError(
@@ -157,9 +159,7 @@ def split_dataset(
         forget = _rows_with(dataset, request.column, request.values, "values")
     elif request.kind == "indices":
         if max(request.indices) >= num_rows:
-            raise InputError(
-                "indices", f"{max(request.indices)} is out of range: rows run from 0 to {num_rows - 1}."
-            )
+            raise InputError("indices", f"{max(request.indices)} is out of range: rows run from 0 to {num_rows - 1}.")
         forget = sorted(request.indices)
     elif request.kind == "ids":
         forget = _rows_with_ids(dataset, request, image_column)
@@ -167,7 +167,9 @@ def split_dataset(
         forget = request.choose_random(num_rows)
 
     if len(forget) == num_rows:
-        raise InputError(_argument_of(request), f"the request covers all {num_rows} images: nothing would be retained.")
+        raise InputError(
+            _argument_of(request), f"the request covers all {num_rows} images: nothing would be retained."
+        )
     forget_set = set(forget)
     retain = [row for row in range(num_rows) if row not in forget_set]
     return DatasetDict(forget=dataset.select(forget), retain=dataset.select(retain))

@@ -130,7 +130,13 @@ def load_digits(scenario: str):
 
 def train(train_split, test_split, folder: Path) -> dict:
     """A small ResNet from a configuration, trained on the spot. Its last layers are BatchNorm networks' usual ones."""
-    from transformers import ResNetConfig, ResNetForImageClassification, TrainingArguments, ViTImageProcessorPil, set_seed
+    from transformers import (
+        ResNetConfig,
+        ResNetForImageClassification,
+        TrainingArguments,
+        ViTImageProcessorPil,
+        set_seed,
+    )
 
     from .training import train_classifier
 

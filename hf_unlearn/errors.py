@@ -22,6 +22,10 @@ class CollapsedModelError(RuntimeError):
     """The unlearned model is not fit to be saved: its weights are not finite or it lost what it should keep."""
 
 
+class SaveError(RuntimeError):
+    """The model could not be written, for example because the disk is full. Nothing half-written looks finished."""
+
+
 class HubPushError(RuntimeError):
     """The hub could not be reached or refused the push. Everything to be pushed is on disk."""
 

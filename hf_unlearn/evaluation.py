@@ -88,7 +88,8 @@ def evaluate_unlearning(
             "metrics": metrics,
             "class_accuracy": {label_names[label]: value for label, value in by_class.items()},
             "entropy_histogram": {
-                split: np.histogram(values.clip(0, bins[-1]), bins=bins)[0].tolist() for split, values in entropies.items()
+                split: np.histogram(values.clip(0, bins[-1]), bins=bins)[0].tolist()
+                for split, values in entropies.items()
             },
         }
     return UnlearningReport(
@@ -158,7 +159,9 @@ def collect_logits(
     num_images = len(dataset)
     if num_images == 0:
         raise InputError("splits", f"{description or 'a split'} is empty.")
-    batches = [[row % num_images for row in range(start, start + batch_size)] for start in range(0, num_images, batch_size)]
+    batches = [
+        [row % num_images for row in range(start, start + batch_size)] for start in range(0, num_images, batch_size)
+    ]
     while len(batches) % state.num_processes:
         batches.append(batches[-1])
     loader = torch.utils.data.DataLoader(dataset, batch_sampler=batches[state.process_index :: state.num_processes])

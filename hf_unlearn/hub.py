@@ -56,7 +56,9 @@ def check_push(repo_id: str, original_repo_id: str, token: str | None) -> str:
     if "/" not in repo_id:
         repo_id = f"{user}/{repo_id}"
     if repo_id == original_repo_id:
-        raise InputError("hub_model_id", f"{repo_id!r} is the original model, which is not overwritten. Choose another.")
+        raise InputError(
+            "hub_model_id", f"{repo_id!r} is the original model, which is not overwritten. Choose another."
+        )
     return repo_id
 
 

@@ -104,7 +104,9 @@ def render_model_card(report: UnlearningReport, name: str, repo_id: str, figures
         front_matter=UnlearningCardData(report, name).front_matter(),
         name=name,
         repo_id=repo_id,
-        base=f"[{run['model']}](https://huggingface.co/{run['model']})" if "/" in run["model"] else f"`{run['model']}`",
+        base=f"[{run['model']}](https://huggingface.co/{run['model']})"
+        if "/" in run["model"]
+        else f"`{run['model']}`",
         description=run["request"]["description"],
         num_forget=report.splits["forget"],
         method=run["method"],

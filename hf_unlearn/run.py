@@ -11,6 +11,7 @@ from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+from transformers.trainer_utils import get_last_checkpoint
 
 from . import __version__, data
 from .arguments import DataArguments, ForgetArguments, ModelArguments, RunArguments
@@ -21,6 +22,7 @@ from .hub import check_push
 from .methods.jit import JiTConfig, JiTTrainer
 from .model_card import write_model_card
 from .plots import save_figures
+from .processes import check_processes
 from .report import UnlearningReport, weights_sha256
 
 
@@ -44,6 +46,8 @@ def run(
     """
     started = datetime.now(timezone.utc)
     output_dir = Path(config.output_dir)
+    # Asking for the number sets up the processes as the flags say, before anything else can.
+    check_processes(config.world_size)
 
     # Check all that needs no data first.
     request = forget_args.to_request()
@@ -56,7 +60,7 @@ def run(
     splits, columns = load_splits(data_args, forget_args, request, model.config.label2id, model_args)
     say(f"Forgetting {len(splits['forget'])} images: {describe(request)}.")
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in splits.items())
-    say(f"Splits: {sizes}. Processes: {PartialState().num_processes}.")
+    say(f"Splits: {sizes}. Processes: {config.world_size}.")
 
     trainer = JiTTrainer(
         model=model,
@@ -67,7 +71,7 @@ def run(
     )
     hash_before = weights_sha256(model)
     start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
+    trainer.train(resume_from_checkpoint=find_checkpoint(config))
     seconds = time.perf_counter() - start
     # Internal: the push comes last, with card and report.
     trainer.save_model(_internal_call=True)
@@ -93,6 +97,7 @@ def run(
         "dataset": public_name(data_args.dataset_name or data_args.train_dir),
         "architecture": model.config.architectures[0],
         "method": trainer._name,
+        "preset": config.preset,
         "paper": trainer._paper,
         "hyperparameters": hyperparameters(config),
         "updates": trainer.state.global_step,
@@ -123,6 +128,25 @@ def run(
 def say(message: str) -> None:
     """Prints on the first process only."""
     PartialState().print(message)
+
+
+def find_checkpoint(config: JiTConfig) -> str | None:
+    """
+    The checkpoint named by `--resume_from_checkpoint`, or the last one of `output_dir` if its value is `True`.
+
+    Returns:
+        `str` or `None`: `None` to start from the original model, also when the interrupted run had not got to a
+        checkpoint.
+    """
+    if config.resume_from_checkpoint is None:
+        return None
+    if str(config.resume_from_checkpoint).lower() != "true":
+        if not Path(config.resume_from_checkpoint).is_dir():
+            raise InputError("resume_from_checkpoint", f"there is no folder {config.resume_from_checkpoint!r}.")
+        return config.resume_from_checkpoint
+    checkpoint = get_last_checkpoint(config.output_dir) if Path(config.output_dir).is_dir() else None
+    say(f"Resuming from {checkpoint}." if checkpoint else "No checkpoint yet: starting from the original model.")
+    return checkpoint
 
 
 def describe(request: ForgetRequest | None) -> str:
@@ -309,7 +333,14 @@ def public_name(name_or_path: str | None) -> str | None:
 def hyperparameters(config: JiTConfig) -> dict:
     """The settings that decide the result."""
     names = ("step_rule", "learning_rate", "sigma", "num_perturbations", "output_space", "noise_clamp")
-    names += ("stop_gradient", "loss_reduction", "num_train_epochs", "max_steps", "per_device_train_batch_size")
+    names += (
+        "stop_gradient",
+        "loss_reduction",
+        "dropout",
+        "num_train_epochs",
+        "max_steps",
+        "per_device_train_batch_size",
+    )
     names += ("gradient_accumulation_steps", "optim", "optim_args", "weight_decay", "lr_scheduler_type")
     names += ("max_grad_norm", "train_sampling_strategy", "seed", "data_seed", "bf16", "fp16")
     return {name: getattr(config, name) for name in names}

@@ -1,17 +1,20 @@
 """What all unlearning methods share: the Trainer that feeds the forget set to a loss and keeps the update exact."""
 
+import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset, Sampler
 from transformers import Trainer
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from .config import UnlearningConfig
 from .data import ImageDataset, find_label_column, match_labels
-from .errors import CollapsedModelError, InputError
+from .errors import CollapsedModelError, InputError, SaveError
 from .hub import push_folder
 
 
@@ -86,6 +89,7 @@ class UnlearningTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.model.add_model_tags([*self._tag_names])
         self._original_weights = None
+        self._checkpoint_dir = None
         self._sums = {}
 
     # ---- The update ----
@@ -181,10 +185,40 @@ class UnlearningTrainer(Trainer):
     # ---- Saving and pushing ----
 
     def _save(self, output_dir=None, state_dict=None):
+        """Writes the model aside first and then moves it, so that no interruption leaves what looks like a model."""
+        if not self.args.should_save:
+            return
         self.check_finite()
-        super()._save(output_dir, state_dict)
+        folder = Path(output_dir or self.args.output_dir)
+        aside = folder / "incomplete"
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            super()._save(str(aside), state_dict)
+        except (OSError, SafetensorError) as error:
+            raise SaveError(f"the model could not be written to {folder}: {error}") from error
         # A pickle, which nobody needs: the report holds every setting.
-        Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
+        (aside / "training_args.bin").unlink()
+        move_model(aside, folder)
+
+    def _save_checkpoint(self, model, trial):
+        """Writes the checkpoint aside first, for the same reason."""
+        folder = Path(self.args.output_dir)
+        self._checkpoint_dir = folder / "incomplete"
+        if self.args.should_save:
+            shutil.rmtree(self._checkpoint_dir, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            shutil.rmtree(folder / name, ignore_errors=True)
+            (self._checkpoint_dir / name).rename(folder / name)
+            shutil.rmtree(self._checkpoint_dir)
+            rotate_checkpoints(str(folder), self.args.save_total_limit)
+        self._checkpoint_dir = None
+
+    def _get_output_dir(self, trial):
+        return str(self._checkpoint_dir) if self._checkpoint_dir else super()._get_output_dir(trial)
 
     def check_finite(self) -> None:
         """
@@ -307,6 +341,21 @@ class PaddedSampler(Sampler):
         else:
             yield from range(self.num_images)
         yield from range(self.num_images, self.length)
+
+
+def move_model(aside: Path, folder: Path) -> None:
+    """
+    Moves a model that was written aside into its place. What `from_pretrained` looks for first, `config.json`, goes
+    first and comes last: at no moment does the folder hold a config without its weights.
+    """
+    (folder / "config.json").unlink(missing_ok=True)
+    names = {path.name for path in aside.iterdir()}
+    for stale in [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]:
+        if stale.name not in names:
+            stale.unlink()
+    for name in sorted(names, key=lambda name: name == "config.json"):
+        (aside / name).replace(folder / name)
+    aside.rmdir()
 
 
 def freeze_batch_norm(model: nn.Module) -> None:

@@ -37,17 +37,18 @@ def make_model(architecture: str, **overrides):
         )  # fmt: skip
         model = ViTForImageClassification(config)
     elif architecture == "convnext":
-        config = ConvNextConfig(
-            num_stages=2, hidden_sizes=[8, 16], depths=[1, 1], patch_size=2, **LABELS, **overrides
-        )
+        config = ConvNextConfig(num_stages=2, hidden_sizes=[8, 16], depths=[1, 1], patch_size=2, **LABELS, **overrides)
         model = ConvNextForImageClassification(config)
     elif architecture == "mobilenet_v2":
         config = MobileNetV2Config(image_size=32, depth_multiplier=0.25, depth_divisible_by=4, min_depth=4, **LABELS)
         model = MobileNetV2ForImageClassification(config)
-    for parameter in model.parameters():
-        # The usual start at 0.02 leaves a narrow network without any signal.
+    for name, parameter in model.named_parameters():
+        # The usual start at 0.02 leaves a narrow network without any signal, and biases that start at 0 hold nothing
+        # but the update: neither is like a trained model.
         if parameter.dim() > 1:
             torch.nn.init.kaiming_normal_(parameter)
+        elif name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.1)
     # Fresh running statistics (0 and 1) would hide an update of them.
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):

@@ -165,7 +165,9 @@ def test_dataset_that_is_nowhere_or_lacks_a_split_is_refused(refused, tmp_path, 
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     refused("--dataset_name: cannot load", "--forget_class", "cat", dataset=str(tmp_path / "nowhere"))
     refused("--dataset_name: is missing", "--forget_class", "cat", dataset=None)
-    refused("--train_split: there is no split 'all'. Valid: train, test", "--forget_class", "cat", "--train_split", "all")
+    refused(
+        "--train_split: there is no split 'all'. Valid: train, test", "--forget_class", "cat", "--train_split", "all"
+    )
     refused("--test_split: there is no split 'val'", "--forget_class", "cat", "--test_split", "val")
 
 

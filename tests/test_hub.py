@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import make_model
-
 from hub_server import TOKEN, HubServer
 from transformers import AutoModelForImageClassification, ViTImageProcessor
 

@@ -209,9 +209,7 @@ def test_activation_checkpointing_gives_the_same_weights(forget_set, image_proce
     weights = []
     for checkpointing in (False, True):
         model = make_model("vit")
-        make_trainer(
-            model, forget_set, image_processor, tmp_path, activation_checkpointing=checkpointing
-        ).train()
+        make_trainer(model, forget_set, image_processor, tmp_path, activation_checkpointing=checkpointing).train()
         weights.append(model.state_dict())
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], rtol=1e-6, atol=1e-8, msg=name)

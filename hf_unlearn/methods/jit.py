@@ -1,6 +1,6 @@
 """JiT: forget by flattening the model's output around each forget image."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import torch
@@ -9,7 +9,34 @@ from ..config import UnlearningConfig
 from ..data import pixel_range
 from ..errors import InputError
 from ..losses import KeyedNoise, jit_loss
-from ..trainer import UnlearningTrainer
+from ..trainer import UnlearningTrainer, freeze_batch_norm
+
+
+# Two published definitions of JiT, in the terms of JiTConfig. They differ in more than they share.
+PRESETS = {
+    # arXiv 2402.01401, Algorithm 1: one image a step, gradients through both outputs, noise not clamped.
+    "algorithm1": {
+        "step_rule": "fixed",
+        "output_space": "logits",
+        "noise_clamp": "none",
+        "stop_gradient": False,
+        "per_device_train_batch_size": 1,
+        "train_sampling_strategy": "sequential",
+    },
+    # The authors' code: the sum over the batch, noise clamped to the range of the batch, dropout left active, and
+    # gradients that are never zeroed between batches, which is SGD with momentum 1 and no dampening.
+    "as_released": {
+        "step_rule": "fixed",
+        "output_space": "logits",
+        "num_perturbations": 25,
+        "noise_clamp": "batch",
+        "loss_reduction": "sum",
+        "dropout": True,
+        "per_device_train_batch_size": 128,
+        "optim_args": "momentum=1.0",
+        "train_sampling_strategy": "sequential",
+    },
+}
 
 
 @dataclass
@@ -33,12 +60,17 @@ class JiTConfig(UnlearningConfig):
             Whether the output of the perturbed image is a constant.
         loss_reduction (`str`, *optional*, defaults to `"mean"`):
             `"mean"` over all images of the update or their `"sum"`.
+        dropout (`bool`, *optional*, defaults to `False`):
+            Whether dropout stays active, drawn anew for each forward pass, as in the authors' code. BatchNorm is frozen
+            all the same.
         perturbation_chunk_size (`int`, *optional*):
             How many perturbations share one forward pass. Changes memory and speed, never the result.
 
     > Parameters that control the step
 
-    Args:
+        preset (`str`, *optional*):
+            A published definition of JiT: `"algorithm1"` of the paper or `"as_released"`, the authors' code. It sets
+            every parameter above and below that was left at its default.
         step_rule (`str`, *optional*, defaults to `"fixed"`):
             `"fixed"` takes steps of `learning_rate`.
         forget_target (`float`, *optional*):
@@ -57,12 +89,23 @@ class JiTConfig(UnlearningConfig):
     loss_reduction: Literal["mean", "sum"] = field(
         default="mean", metadata={"help": "Mean or sum over the images of an update."}
     )
+    dropout: bool = field(default=False, metadata={"help": "Leave dropout active, as the authors' code does."})
+    preset: Literal["algorithm1", "as_released"] | None = field(
+        default=None, metadata={"help": "A published definition of JiT; flags given beside it override it."}
+    )
     step_rule: Literal["fixed"] = field(default="fixed", metadata={"help": "Steps of learning_rate."})
     perturbation_chunk_size: int | None = field(
         default=None, metadata={"help": "Perturbations per forward pass: memory and speed only."}
     )
 
     def __post_init__(self):
+        if self.preset is not None:
+            if self.preset not in PRESETS:
+                raise InputError("preset", f"got {self.preset!r}. Valid: {', '.join(PRESETS)}.")
+            defaults = {f.name: f.default for f in fields(self)}
+            for name, value in PRESETS[self.preset].items():
+                if getattr(self, name) == defaults[name]:
+                    setattr(self, name, value)
         if self.sigma <= 0:
             raise InputError("sigma", f"must be greater than 0, got {self.sigma}.")
         if self.num_perturbations < 1:
@@ -112,7 +155,8 @@ class JiTTrainer(UnlearningTrainer):
 
         def forward(pixel_values):
             nonlocal clean_logits
-            logits = model(pixel_values=pixel_values).logits.float()
+            logits = model(pixel_values=pixel_values).logits
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             if clean_logits is None:
                 # jit_loss calls with the unperturbed images first.
                 clean_logits = logits.detach()
@@ -132,6 +176,12 @@ class JiTTrainer(UnlearningTrainer):
         if "labels" in inputs:
             to_log["forget_accuracy"] = (clean_logits.argmax(dim=-1) == inputs["labels"]).float()
         return ratio, to_log
+
+    def set_mode(self, model):
+        super().set_mode(model)
+        if self.args.dropout:
+            model.train()
+            freeze_batch_norm(model)
 
     def clamp(self, pixel_values: torch.Tensor):
         """Lowest and highest value of a perturbed image, or `None`."""

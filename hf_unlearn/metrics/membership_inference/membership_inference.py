@@ -53,9 +53,7 @@ def entropy_attack(retain: np.ndarray, test: np.ndarray, forget: np.ndarray) -> 
     from sklearn.linear_model import LogisticRegression
 
     attack = LogisticRegression(class_weight="balanced")
-    attack.fit(
-        np.concatenate([retain, test])[:, None], np.concatenate([np.ones(len(retain)), np.zeros(len(test))])
-    )
+    attack.fit(np.concatenate([retain, test])[:, None], np.concatenate([np.ones(len(retain)), np.zeros(len(test))]))
     return float(attack.predict(forget[:, None]).mean())
 
 

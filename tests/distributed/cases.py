@@ -1,0 +1,83 @@
+"""
+Trains and evaluates the cases of `test_exactness.py` on however many processes run, and writes what each rank got:
+
+    torchrun --standalone --nproc_per_node 2 tests/distributed/cases.py FOLDER
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from conftest import make_model, make_split  # noqa: E402
+from datasets import DatasetDict  # noqa: E402
+from transformers import ViTImageProcessorPil  # noqa: E402
+
+from hf_unlearn import JiTConfig, JiTTrainer, evaluate_unlearning  # noqa: E402
+
+
+ARCHITECTURES = ("resnet", "vit")
+# 13 images in updates of 8: the second update has 5, which no cut divides evenly.
+FORGET_SET = make_split(13, seed=0)
+UPDATE = 8
+# How the update is cut: (images per device, accumulation steps), by number of processes.
+CUTS = {1: [(8, 1), (2, 4), (4, 2), (1, 8)], 2: [(4, 1), (2, 2), (1, 4)]}
+
+
+def image_processor():
+    return ViTImageProcessorPil(size={"height": 16, "width": 16})
+
+
+def train(architecture: str, folder: str, per_device: int, accumulation: int, **settings):
+    """Two epochs of two updates each."""
+    model = make_model(architecture)
+    args = JiTConfig(
+        output_dir=folder,
+        step_rule="fixed",
+        learning_rate=0.3,
+        num_train_epochs=2,
+        num_perturbations=3,
+        per_device_train_batch_size=per_device,
+        gradient_accumulation_steps=accumulation,
+        disable_tqdm=True,
+        use_cpu=True,
+        **settings,
+    )
+    trainer = JiTTrainer(
+        model=model,
+        args=args,
+        processing_class=image_processor(),
+        forget_dataset=FORGET_SET,
+        label_column="label",
+    )
+    trainer.train()
+    return trainer
+
+
+def main(folder: str) -> None:
+    results = {}
+    for architecture in ARCHITECTURES:
+        for per_device, accumulation in CUTS[2]:
+            trainer = train(architecture, folder, per_device, accumulation)
+            results[architecture, per_device, accumulation] = (
+                trainer.model.state_dict(),
+                trainer.state.log_history,
+            )
+        splits = DatasetDict(
+            forget=FORGET_SET, retain=make_split(31, seed=1), forget_test=make_split(7, seed=2), retain_test=make_split(9, seed=3)
+        )  # fmt: skip
+        report = evaluate_unlearning(
+            trainer.model, splits, image_processor(), original_model=make_model(architecture), label_column="label",
+            batch_size=4,
+        )  # fmt: skip
+        results[architecture, "report"] = report
+    rank, processes = trainer.accelerator.process_index, trainer.accelerator.num_processes
+    torch.save((processes, results), Path(folder) / f"rank{rank}.pt")
+    trainer.end()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,177 @@
+"""The same forget set gives the same weights and the same numbers, however it is cut."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cases
+import pytest
+import torch
+from conftest import make_model
+from datasets import DatasetDict
+from safetensors.torch import load_file
+
+from hf_unlearn import evaluate_unlearning
+from hf_unlearn.cli import main
+from hf_unlearn.processes import asked_processes
+
+
+pytestmark = pytest.mark.distributed
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """Weights, logs and original weights of one process with one batch per update."""
+    folder = str(tmp_path_factory.mktemp("reference"))
+    found = {}
+    for architecture in cases.ARCHITECTURES:
+        trainer = cases.train(architecture, folder, cases.UPDATE, 1)
+        found[architecture] = (trainer.model.state_dict(), trainer.state.log_history)
+    return found
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """What each of two processes wrote."""
+    folder = tmp_path_factory.mktemp("two")
+    done = subprocess.run(
+        ["torchrun", "--standalone", "--nproc_per_node", "2", str(Path(cases.__file__)), str(folder)],
+        env={**ENVIRONMENT, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    written = sorted(folder.glob("rank*.pt"))
+    assert len(written) == 2, done.stderr
+    return [torch.load(path, weights_only=False) for path in written]
+
+
+def assert_same_weights(actual, expected):
+    """Equal to a relative 1e-5 per tensor: float32 sums in another order differ by about 1e-7 per operation."""
+    for name, tensor in expected.items():
+        difference = (actual[name].double() - tensor.double()).norm()
+        assert difference <= 1e-5 * tensor.double().norm(), f"{name}: {difference}"
+
+
+@pytest.mark.parametrize("architecture", cases.ARCHITECTURES)
+def test_the_weights_do_move(reference, architecture):
+    """Or the tests below would compare the original with itself."""
+    original = make_model(architecture).state_dict()
+    moved = sum((reference[architecture][0][name] - value).double().norm() ** 2 for name, value in original.items())
+    assert moved.sqrt() > 0.01 * sum(value.double().norm() ** 2 for value in original.values()).sqrt()
+
+
+@pytest.mark.parametrize("cut", cases.CUTS[1][1:], ids=str)
+@pytest.mark.parametrize("architecture", cases.ARCHITECTURES)
+def test_batch_size_and_accumulation(reference, architecture, cut, tmp_path):
+    trainer = cases.train(architecture, str(tmp_path), *cut)
+    assert_same_weights(trainer.model.state_dict(), reference[architecture][0])
+
+
+@pytest.mark.parametrize("chunk_size", [2, 3, 5])
+@pytest.mark.parametrize("architecture", cases.ARCHITECTURES)
+def test_perturbation_chunk_size(reference, architecture, chunk_size, tmp_path):
+    trainer = cases.train(architecture, str(tmp_path), cases.UPDATE, 1, perturbation_chunk_size=chunk_size)
+    assert_same_weights(trainer.model.state_dict(), reference[architecture][0])
+
+
+def test_dataloader_workers(reference, tmp_path):
+    trainer = cases.train("resnet", str(tmp_path), cases.UPDATE, 1, dataloader_num_workers=2)
+    assert_same_weights(trainer.model.state_dict(), reference["resnet"][0])
+
+
+def test_same_seed_is_bit_identical_and_another_is_not(reference, tmp_path):
+    again = cases.train("resnet", str(tmp_path), cases.UPDATE, 1).model.state_dict()
+    other = cases.train("resnet", str(tmp_path), cases.UPDATE, 1, seed=7).model.state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in reference["resnet"][0].items())
+    assert not all(torch.equal(value, other[name]) for name, value in reference["resnet"][0].items())
+
+
+@pytest.mark.parametrize("cut", cases.CUTS[2], ids=str)
+@pytest.mark.parametrize("architecture", cases.ARCHITECTURES)
+def test_two_processes(reference, two_processes, architecture, cut):
+    weights = []
+    for processes, results in two_processes:
+        assert processes == 2
+        state, logs = results[architecture, *cut]
+        weights.append(state)
+        assert_same_weights(state, reference[architecture][0])
+        for ours, theirs in zip(logs, reference[architecture][1], strict=True):
+            for name in ("loss", "jit_ratio", "forget_accuracy", "distance_moved"):
+                if name in theirs:
+                    assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items()), "the ranks differ"
+
+
+@pytest.mark.parametrize("architecture", cases.ARCHITECTURES)
+def test_evaluation_on_two_processes_is_that_of_one(two_processes, architecture):
+    (_, first), (_, second) = two_processes
+    model = make_model(architecture)
+    model.load_state_dict(first[architecture, *cases.CUTS[2][-1]][0])
+    splits = DatasetDict(
+        forget=cases.FORGET_SET, retain=cases.make_split(31, seed=1), forget_test=cases.make_split(7, seed=2),
+        retain_test=cases.make_split(9, seed=3),
+    )  # fmt: skip
+    alone = evaluate_unlearning(
+        model, splits, cases.image_processor(), original_model=make_model(architecture), label_column="label",
+        batch_size=4,
+    )  # fmt: skip
+    assert first[architecture, "report"] == alone and second[architecture, "report"] == alone
+
+
+def launch(*words, out, saved_model, saved_dataset):
+    """Runs `scripts/unlearn.py` through `accelerate launch`."""
+    return subprocess.run(
+        [
+            str(Path(sys.executable).parent / "accelerate"), "launch", *words, str(ROOT / "scripts" / "unlearn.py"),
+            *run_flags(out, saved_model, saved_dataset, "4"),
+        ],
+        env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+
+
+def run_flags(out, saved_model, saved_dataset, batch_size):
+    return [
+        "--model_name_or_path", saved_model, "--dataset_name", saved_dataset, "--label_column_name", "label",
+        "--forget_class", "cat", "--step_rule", "fixed", "--learning_rate", "0.1", "--output_dir", str(out),
+        "--per_device_train_batch_size", batch_size, "--per_device_eval_batch_size", "4", "--disable_tqdm", "True",
+    ]  # fmt: skip
+
+
+def test_accelerate_launch_gives_the_run_of_one_process(saved_model, saved_dataset, tmp_path):
+    config = str(ROOT / "scripts" / "accelerate_configs" / "cpu_2proc.yaml")
+    done = launch("--config_file", config, out=tmp_path / "two", saved_model=saved_model, saved_dataset=saved_dataset)
+    assert (tmp_path / "two" / "report.json").is_file(), done.stderr
+    assert "Processes: 2" in done.stdout and done.stdout.count("Processes:") == 1
+    assert main(["run", *run_flags(tmp_path / "one", saved_model, saved_dataset, "8")]) == 0
+    two, one = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("two", "one"))
+    assert two["results"] == one["results"]
+    assert two["run"]["environment"]["processes"] == 2
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("two", "one")]
+    assert_same_weights(*weights)
+
+
+def test_fewer_processes_than_asked_for_is_an_error(saved_model, saved_dataset, tmp_path):
+    done = launch(
+        "--cpu", "--num_processes", "2", out=tmp_path / "out", saved_model=saved_model, saved_dataset=saved_dataset
+    )
+    assert "asked for 2 processes and 1 runs" in done.stderr
+    assert done.returncode != 0 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "asked"),
+    [
+        (["python", "/bin/accelerate", "launch", "--cpu", "--num_processes", "4", "unlearn.py", "--sigma", "1"], 4),
+        (["accelerate-launch"], None),
+        (["bash"], None),
+        ([], None),
+    ],
+)
+def test_processes_asked_for_are_read_from_the_launcher(argv, asked):
+    assert asked_processes(argv) == asked
