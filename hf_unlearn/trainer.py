@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset, Sampler
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
@@ -217,6 +217,15 @@ class UnlearningTrainer(Trainer):
             rotate_checkpoints(str(folder), self.args.save_total_limit)
         self._checkpoint_dir = None
 
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        # transformers 5.23 saves some models (ViT) under older weight names, which its Trainer does not translate when
+        # it resumes: the weights stay as they are, with a warning. `from_pretrained` does translate them.
+        if isinstance(self.model, PreTrainedModel) and not self.is_fsdp_enabled:
+            saved = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
+            self.model.load_state_dict(saved.state_dict())
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
     def _get_output_dir(self, trial):
         return str(self._checkpoint_dir) if self._checkpoint_dir else super()._get_output_dir(trial)
 
@@ -345,15 +354,17 @@ class PaddedSampler(Sampler):
 
 def move_model(aside: Path, folder: Path) -> None:
     """
-    Moves a model that was written aside into its place. What `from_pretrained` looks for first, `config.json`, goes
-    first and comes last: at no moment does the folder hold a config without its weights.
+    Moves a model that was written aside into its place. What `from_pretrained` looks for first, the configuration of
+    the model or adapter, goes first and comes last: at no moment does the folder hold one without its weights.
     """
-    (folder / "config.json").unlink(missing_ok=True)
+    configurations = ("config.json", "adapter_config.json")
+    for name in configurations:
+        (folder / name).unlink(missing_ok=True)
     names = {path.name for path in aside.iterdir()}
     for stale in [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]:
         if stale.name not in names:
             stale.unlink()
-    for name in sorted(names, key=lambda name: name == "config.json"):
+    for name in sorted(names, key=lambda name: name in configurations):
         (aside / name).replace(folder / name)
     aside.rmdir()
 

@@ -222,3 +222,55 @@ def test_label_names_of_the_model_are_used(forget_set, image_processor, tmp_path
     assert CLASSES[0] == "cat"
     trainer = make_trainer(model, forget_set, image_processor, tmp_path)
     assert {item["labels"] for item in (trainer.train_dataset[row] for row in range(10))} == {2}
+
+
+def change(trained, original):
+    """All weights' change as one vector."""
+    pairs = zip(trained.parameters(), original.parameters(), strict=True)
+    return torch.cat([(new - old).detach().flatten() for new, old in pairs])
+
+
+def test_bf16_moves_the_weights_the_same_way(resnet, forget_set, image_processor, tmp_path):
+    """bf16 has 8 bits of mantissa: outputs err by 0.4 %, differences of near outputs by more."""
+    changes = []
+    for bf16 in (False, True):
+        model = copy.deepcopy(resnet)
+        make_trainer(model, forget_set, image_processor, tmp_path, sigma=2.0, bf16=bf16).train()
+        assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+        changes.append(change(model, resnet))
+    assert torch.cosine_similarity(*changes, dim=0) > 0.95
+
+
+def test_compiled_model_gives_the_same_weights(resnet, forget_set, image_processor, tmp_path):
+    changes = []
+    for compiled in (False, True):
+        model = copy.deepcopy(resnet)
+        make_trainer(model, forget_set, image_processor, tmp_path, torch_compile=compiled).train()
+        changes.append(change(model, resnet))
+    # Fused kernels round otherwise: float32 differences of near outputs.
+    torch.testing.assert_close(*changes, rtol=1e-3, atol=1e-6)
+
+
+def test_adapter_moves_and_its_base_stays(forget_set, image_processor, tmp_path):
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    base = make_model("vit")
+    model = get_peft_model(copy.deepcopy(base), LoraConfig(target_modules=["q_proj", "v_proj"], r=2))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                # An adapter starts as the identity; a trained one is not.
+                parameter.normal_(std=0.1)
+    before = copy.deepcopy(model.state_dict())
+    trainer = make_trainer(model, forget_set, image_processor, tmp_path)
+    trainer.train()
+    adapter = [name for name in before if "lora_" in name]
+    assert adapter and all(not torch.equal(before[name], model.state_dict()[name]) for name in adapter)
+    assert all(torch.equal(before[name], model.state_dict()[name]) for name in before.keys() - set(adapter))
+    assert trainer.state.log_history[-2]["distance_moved"] > 0
+
+    trainer.save_model()
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
+    loaded = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "out")
+    x = torch.linspace(-1, 1, 3 * 16 * 16).view(1, 3, 16, 16)
+    torch.testing.assert_close(loaded.eval()(pixel_values=x).logits, model.eval()(pixel_values=x).logits)

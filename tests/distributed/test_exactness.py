@@ -98,7 +98,7 @@ def test_two_processes(reference, two_processes, architecture, cut):
     weights = []
     for processes, results in two_processes:
         assert processes == 2
-        state, logs = results[architecture, *cut]
+        state, logs = results[(architecture, *cut)]
         weights.append(state)
         assert_same_weights(state, reference[architecture][0])
         for ours, theirs in zip(logs, reference[architecture][1], strict=True):
@@ -112,7 +112,7 @@ def test_two_processes(reference, two_processes, architecture, cut):
 def test_evaluation_on_two_processes_is_that_of_one(two_processes, architecture):
     (_, first), (_, second) = two_processes
     model = make_model(architecture)
-    model.load_state_dict(first[architecture, *cases.CUTS[2][-1]][0])
+    model.load_state_dict(first[(architecture, *cases.CUTS[2][-1])][0])
     splits = DatasetDict(
         forget=cases.FORGET_SET, retain=cases.make_split(31, seed=1), forget_test=cases.make_split(7, seed=2),
         retain_test=cases.make_split(9, seed=3),
