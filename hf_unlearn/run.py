@@ -332,7 +332,8 @@ def public_name(name_or_path: str | None) -> str | None:
 
 def hyperparameters(config: JiTConfig) -> dict:
     """The settings that decide the result."""
-    names = ("step_rule", "learning_rate", "sigma", "num_perturbations", "output_space", "noise_clamp")
+    names = ("step_rule", "forget_target", "learning_rate", "sigma", "num_perturbations", "output_space")
+    names += ("strike_out_class", "moving_weights", "noise_clamp")
     names += (
         "stop_gradient",
         "loss_reduction",

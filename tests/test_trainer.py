@@ -36,6 +36,9 @@ def test_defaults_fit_jit(tmp_path):
     assert isinstance(config, TrainingArguments)
     assert config.optim == "sgd" and config.lr_scheduler_type == "constant"
     assert config.max_grad_norm == 0 and config.num_train_epochs == 1 and config.weight_decay == 0
+    assert config.step_rule == "auto" and config.output_space == "probabilities" and config.strike_out_class
+    paper = JiTConfig(output_dir=str(tmp_path), step_rule="fixed")
+    assert paper.output_space == "logits" and paper.moving_weights == "all" and not paper.strike_out_class
     assert config.remove_unused_columns is False and config.hub_strategy == "end" and config.hub_private_repo is True
 
 
@@ -47,6 +50,8 @@ def test_defaults_fit_jit(tmp_path):
         ({"num_perturbations": 0}, "num_perturbations: must be at least 1, got 0"),
         ({"perturbation_chunk_size": 0}, "perturbation_chunk_size: must be at least 1"),
         ({"output_space": "logit"}, "output_space: got 'logit'. Valid: logits, probabilities"),
+        ({"forget_target": 1.5}, "forget_target: must lie between 0 and 1, got 1.5"),
+        ({"step_rule": "fixed", "strike_out_class": True}, "strike_out_class: needs --output_space probabilities"),
         ({"noise_clamp": "x"}, "noise_clamp: got 'x'. Valid: range, batch, none"),
     ],
 )

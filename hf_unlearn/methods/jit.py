@@ -9,6 +9,7 @@ from ..config import UnlearningConfig
 from ..data import pixel_range
 from ..errors import InputError
 from ..losses import KeyedNoise, jit_loss
+from ..step_size import GradientSum, last_stage_and_head, search_length
 from ..trainer import UnlearningTrainer, freeze_batch_norm
 
 
@@ -17,7 +18,6 @@ PRESETS = {
     # arXiv 2402.01401, Algorithm 1: one image a step, gradients through both outputs, noise not clamped.
     "algorithm1": {
         "step_rule": "fixed",
-        "output_space": "logits",
         "noise_clamp": "none",
         "stop_gradient": False,
         "per_device_train_batch_size": 1,
@@ -27,7 +27,6 @@ PRESETS = {
     # gradients that are never zeroed between batches, which is SGD with momentum 1 and no dampening.
     "as_released": {
         "step_rule": "fixed",
-        "output_space": "logits",
         "num_perturbations": 25,
         "noise_clamp": "batch",
         "loss_reduction": "sum",
@@ -47,11 +46,19 @@ class JiTConfig(UnlearningConfig):
     > Parameters that control the loss
 
     Args:
-        output_space (`str`, *optional*, defaults to `"logits"`):
-            What is compared: raw `"logits"`, as in the paper, or `"probabilities"`.
+        output_space (`str`, *optional*):
+            What is compared: raw `"logits"`, as in the paper and the default of `step_rule="fixed"`, or
+            `"probabilities"`, the default of `step_rule="auto"`.
+        strike_out_class (`bool`, *optional*):
+            Whether the class of a forget image (its label or, without labels, the original model's answer) is taken out
+            of the probabilities of the perturbed images: the image is pulled to what the model says around it once
+            that class is not allowed. Default: with `step_rule="auto"` alone.
+        moving_weights (`str`, *optional*):
+            `"all"`, as in the paper and the default of `step_rule="fixed"`, or `"last_stage"`, the last part of the
+            network with its head, the default of `step_rule="auto"`.
         sigma (`float`, *optional*, defaults to 0.5):
             Standard deviation of the perturbations, in units of `pixel_values`.
-        num_perturbations (`int`, *optional*, defaults to 4):
+        num_perturbations (`int`, *optional*, defaults to 1):
             N, the number of perturbed copies of each image.
         noise_clamp (`str`, *optional*, defaults to `"range"`):
             Where perturbed images are cut: at the valid `"range"` of the pixels per channel, at the minimum and maximum
@@ -71,17 +78,26 @@ class JiTConfig(UnlearningConfig):
         preset (`str`, *optional*):
             A published definition of JiT: `"algorithm1"` of the paper or `"as_released"`, the authors' code. It sets
             every parameter above and below that was left at its default.
-        step_rule (`str`, *optional*, defaults to `"fixed"`):
-            `"fixed"` takes steps of `learning_rate`.
+        step_rule (`str`, *optional*, defaults to `"auto"`):
+            `"auto"` takes one step along the gradient of the whole forget set, of the smallest length that reaches
+            `forget_target`; there is nothing to tune and no retained data is used. `"fixed"` takes a step of
+            `learning_rate` for each batch of `per_device_train_batch_size` × processes × accumulation steps.
         forget_target (`float`, *optional*):
-            The accuracy on the forget set at which to stop.
+            The accuracy on the forget set that `"auto"` aims at, between 0 and 1. Default: 0.01, or chance if that is
+            less: a class that is to vanish is right by accident at most.
     """
 
-    output_space: Literal["logits", "probabilities"] = field(
-        default="logits", metadata={"help": "What the loss compares: raw logits (the paper) or probabilities."}
+    output_space: Literal["logits", "probabilities"] | None = field(
+        default=None, metadata={"help": "What the loss compares. Default: probabilities for auto, logits for fixed."}
+    )
+    strike_out_class: bool | None = field(
+        default=None, metadata={"help": "Take the class to forget out of the perturbed output. Default: for auto."}
+    )
+    moving_weights: Literal["all", "last_stage"] | None = field(
+        default=None, metadata={"help": "Weights that move. Default: last_stage for auto, all for fixed."}
     )
     sigma: float = field(default=0.5, metadata={"help": "Standard deviation of the noise, in pixel_values units."})
-    num_perturbations: int = field(default=4, metadata={"help": "Perturbed copies of each forget image."})
+    num_perturbations: int = field(default=1, metadata={"help": "Perturbed copies of each forget image."})
     noise_clamp: Literal["range", "batch", "none"] = field(
         default="range", metadata={"help": "Cut perturbed images at the valid pixel range, the batch's, or not."}
     )
@@ -93,7 +109,12 @@ class JiTConfig(UnlearningConfig):
     preset: Literal["algorithm1", "as_released"] | None = field(
         default=None, metadata={"help": "A published definition of JiT; flags given beside it override it."}
     )
-    step_rule: Literal["fixed"] = field(default="fixed", metadata={"help": "Steps of learning_rate."})
+    step_rule: Literal["auto", "fixed"] = field(
+        default="auto", metadata={"help": "Find the step from the forget set, or take steps of learning_rate."}
+    )
+    forget_target: float | None = field(
+        default=None, metadata={"help": "Accuracy on the forget set that the automatic step aims at."}
+    )
     perturbation_chunk_size: int | None = field(
         default=None, metadata={"help": "Perturbations per forward pass: memory and speed only."}
     )
@@ -106,6 +127,20 @@ class JiTConfig(UnlearningConfig):
             for name, value in PRESETS[self.preset].items():
                 if getattr(self, name) == defaults[name]:
                     setattr(self, name, value)
+        automatic = self.step_rule == "auto"
+        if self.output_space is None:
+            self.output_space = "probabilities" if automatic else "logits"
+        if self.strike_out_class is None:
+            self.strike_out_class = automatic and self.output_space == "probabilities"
+        if self.moving_weights is None:
+            self.moving_weights = "last_stage" if automatic else "all"
+        if automatic:
+            # The order does not matter to a sum, and every pass finds the same images on the same process.
+            self.train_sampling_strategy = "sequential"
+        if self.strike_out_class and self.output_space != "probabilities":
+            raise InputError("strike_out_class", "needs --output_space probabilities.")
+        if self.forget_target is not None and not 0 <= self.forget_target <= 1:
+            raise InputError("forget_target", f"must lie between 0 and 1, got {self.forget_target}.")
         if self.sigma <= 0:
             raise InputError("sigma", f"must be greater than 0, got {self.sigma}.")
         if self.num_perturbations < 1:
@@ -116,7 +151,8 @@ class JiTConfig(UnlearningConfig):
             ("output_space", ("logits", "probabilities")),
             ("noise_clamp", ("range", "batch", "none")),
             ("loss_reduction", ("mean", "sum")),
-            ("step_rule", ("fixed",)),
+            ("moving_weights", ("all", "last_stage")),
+            ("step_rule", ("auto", "fixed")),
         ):
             if getattr(self, name) not in choices:
                 raise InputError(name, f"got {getattr(self, name)!r}. Valid: {', '.join(choices)}.")
@@ -141,16 +177,41 @@ class JiTTrainer(UnlearningTrainer):
     _paper = "https://arxiv.org/abs/2402.01401"
     _tag_names = ["unlearning", "machine-unlearning", "jit-unlearning"]
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, model, args, **kwargs):
+        super().__init__(model, args, **kwargs)
         self.pixel_range = None
         if self.args.noise_clamp == "range":
             if self.processing_class is None:
                 raise InputError("noise_clamp", "'range' needs the image processor. Valid without: batch, none.")
             self.pixel_range = pixel_range(self.processing_class)
+        # The class of each forget image: its label or, without labels, the answer of the original model.
+        self.answers = torch.full((len(self.train_dataset),), -1, device=self.args.device)
+        self.step = None
+
+    def train(self, *args, **kwargs):
+        frozen = self.freeze_early_weights() if self.args.moving_weights == "last_stage" else []
+        result = super().train(*args, **kwargs)
+        if self.args.step_rule == "auto":
+            self.take_step()
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        return result
+
+    def freeze_early_weights(self) -> list[torch.nn.Parameter]:
+        """Freezes all but the last stage and the head; returns what was not frozen before."""
+        pixel_values = self.train_dataset[0]["pixel_values"][None].to(self.args.device)
+        self.model.eval()
+        names = last_stage_and_head(self.model, pixel_values)
+        trainable = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        if not names & trainable.keys():
+            return []
+        frozen = [parameter for name, parameter in trainable.items() if name not in names]
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        return frozen
 
     def unlearning_loss(self, model, inputs):
-        pixel_values = inputs["pixel_values"]
+        pixel_values, sample_index = inputs["pixel_values"], inputs["sample_index"]
         clean_logits = None
 
         def forward(pixel_values):
@@ -160,6 +221,10 @@ class JiTTrainer(UnlearningTrainer):
             if clean_logits is None:
                 # jit_loss calls with the unperturbed images first.
                 clean_logits = logits.detach()
+                self.answers[sample_index] = inputs.get("labels", clean_logits.argmax(dim=-1))
+            elif self.args.strike_out_class:
+                answers = self.answers[sample_index].repeat(len(logits) // len(sample_index))
+                logits = logits.scatter(1, answers[:, None], -torch.inf)
             return logits.softmax(dim=-1) if self.args.output_space == "probabilities" else logits
 
         ratio = jit_loss(
@@ -167,7 +232,7 @@ class JiTTrainer(UnlearningTrainer):
             pixel_values,
             sigma=self.args.sigma,
             num_perturbations=self.args.num_perturbations,
-            noise=KeyedNoise(self.args.seed, inputs["sample_index"].tolist(), pixel_values, self.args.sigma),
+            noise=KeyedNoise(self.args.seed, sample_index.tolist(), pixel_values, self.args.sigma),
             clamp=self.clamp(pixel_values),
             stop_gradient=self.args.stop_gradient,
             chunk_size=self.args.perturbation_chunk_size,
@@ -176,6 +241,52 @@ class JiTTrainer(UnlearningTrainer):
         if "labels" in inputs:
             to_log["forget_accuracy"] = (clean_logits.argmax(dim=-1) == inputs["labels"]).float()
         return ratio, to_log
+
+    # ---- The automatic step ----
+
+    def create_optimizer(self, model=None):
+        if self.args.step_rule == "auto":
+            trainable = [parameter for parameter in (model or self.model).parameters() if parameter.requires_grad]
+            self.optimizer = GradientSum(trainable)
+            return self.optimizer
+        return super().create_optimizer(model)
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        batches, num_images = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.args.step_rule == "auto":
+            # One update from the whole forget set: each batch adds its share of the mean.
+            num_images = torch.full_like(num_images, len(self.train_dataset))
+        return batches, num_images
+
+    def take_step(self) -> None:
+        """Goes as far along the gradient as [`search_length`] finds, and logs what it found."""
+        target = self.args.forget_target
+        if target is None:
+            target = min(0.01, 1 / self.model.config.num_labels)
+        start = self.forget_accuracy()
+        self.step = search_length(self.optimizer.optimizer.direction(), self.forget_accuracy, target, start)
+        self.log(
+            {
+                "forget_target": target,
+                "step_length": self.step.length,
+                "forget_accuracy": self.step.accuracy,
+                "distance_moved": self.distance_moved(),
+            }
+        )
+
+    @torch.no_grad()
+    def forget_accuracy(self) -> float:
+        """Share of the forget set that the model, as it is, still gives its class; the same on all processes."""
+        self.set_mode(self.model_wrapped)
+        hits = torch.zeros((), device=self.args.device)
+        for batch in self.get_train_dataloader():
+            logits = self.model_wrapped(pixel_values=batch["pixel_values"]).logits
+            # An output that is not finite has forgotten nothing: it is broken.
+            same = (logits.argmax(dim=-1) == self.answers[batch["sample_index"]]) | ~logits.isfinite().all(dim=-1)
+            hits += (same * batch["sample_weight"]).sum()
+        return self.accelerator.reduce(hits, reduction="sum").item() / len(self.train_dataset)
+
+    # ---- What the loss is taken of ----
 
     def set_mode(self, model):
         super().set_mode(model)
