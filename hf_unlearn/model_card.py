@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .report import METRICS, UnlearningReport, percent
+from .step_size import Search
 
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
@@ -117,6 +118,7 @@ def render_model_card(report: UnlearningReport, name: str, repo_id: str, figures
         splits=report.splits,
         figures=[(figure, CAPTIONS[Path(figure).name]) for figure in figures],
         hyperparameters={name: value for name, value in run["hyperparameters"].items() if value is not None},
+        step=Search(**run["step"]).describe() if run["step"] else None,
         updates=run["updates"],
         distance_moved=f"{run['distance_moved']:.2e}" if run["distance_moved"] is not None else "not measured",
         seconds=run["seconds"],

@@ -12,11 +12,11 @@ from .errors import InputError
 
 # In the order of the table: what a reader wants to know first. Value: (label, explanation).
 METRICS = {
-    "forget_accuracy": ("forget set, accuracy", "on the training images to forget"),
-    "forget_test_accuracy": ("forget test, accuracy", "on unseen images of the same kind"),
-    "retain_accuracy": ("retain set, accuracy", "on the other training images"),
-    "retain_test_accuracy": ("retain test, accuracy", "on all other unseen images"),
-    "membership_inference": ("membership inference", "forget images taken for training images"),
+    "forget_accuracy": ("forget set", "training images to forget"),
+    "forget_test_accuracy": ("forget test", "unseen images like them"),
+    "retain_accuracy": ("retain set", "other training images"),
+    "retain_test_accuracy": ("retain test", "other unseen images"),
+    "membership_inference": ("membership inference", "forget set taken for training images"),
 }
 
 
@@ -80,17 +80,16 @@ class UnlearningReport:
         from rich.console import Console
         from rich.table import Table
 
-        table = Table(title="Before and after, in %", title_justify="left")
+        table = Table(title="Accuracy before and after, in %", title_justify="left")
         table.add_column("")
         for model in self.results:
             table.add_column(model, justify="right")
-        table.add_column("what it is")
         for label, explanation, values in self.rows():
-            table.add_row(label, *(percent(value) for value in values.values()), explanation)
+            table.add_row(f"{label} ({explanation})", *(percent(value) for value in values.values()))
         console = Console()
         console.print(table)
         for name, reason in self.missing.items():
-            console.print(f"Not measured: {METRICS[name][0]}: {reason}.", highlight=False)
+            console.print(f"Not measured: {METRICS[name][0]}, because {reason}.", highlight=False)
 
 
 def percent(value: float | None) -> str:

@@ -2,6 +2,7 @@
 
 import platform
 import time
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -73,6 +74,8 @@ def run(
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=find_checkpoint(config))
     seconds = time.perf_counter() - start
+    if trainer.step is not None:
+        say(trainer.step.describe())
     # Internal: the push comes last, with card and report.
     trainer.save_model(_internal_call=True)
 
@@ -100,7 +103,8 @@ def run(
         "preset": config.preset,
         "paper": trainer._paper,
         "hyperparameters": hyperparameters(config),
-        "updates": trainer.state.global_step,
+        "step": asdict(trainer.step) if trainer.step is not None else None,
+        "updates": 1 if trainer.step is not None else trainer.state.global_step,
         "distance_moved": last_logs[-1]["distance_moved"] if last_logs else None,
         "seconds": round(seconds, 3),
         "started": started.isoformat(timespec="seconds"),
@@ -331,19 +335,13 @@ def public_name(name_or_path: str | None) -> str | None:
 
 
 def hyperparameters(config: JiTConfig) -> dict:
-    """The settings that decide the result."""
-    names = ("step_rule", "forget_target", "learning_rate", "sigma", "num_perturbations", "output_space")
-    names += ("strike_out_class", "moving_weights", "noise_clamp")
-    names += (
-        "stop_gradient",
-        "loss_reduction",
-        "dropout",
-        "num_train_epochs",
-        "max_steps",
-        "per_device_train_batch_size",
-    )
-    names += ("gradient_accumulation_steps", "optim", "optim_args", "weight_decay", "lr_scheduler_type")
-    names += ("max_grad_norm", "train_sampling_strategy", "seed", "data_seed", "bf16", "fp16")
+    """The settings that decide the result: those of the automatic step, or those of the fixed one."""
+    names = ["step_rule", "sigma", "num_perturbations", "output_space", "strike_out_class", "moving_weights"]
+    names += ["noise_clamp", "stop_gradient", "dropout", "seed", "bf16", "fp16"]
+    if config.step_rule == "fixed":
+        names += ["learning_rate", "loss_reduction", "num_train_epochs", "max_steps", "per_device_train_batch_size"]
+        names += ["gradient_accumulation_steps", "optim", "optim_args", "weight_decay", "lr_scheduler_type"]
+        names += ["max_grad_norm", "train_sampling_strategy", "data_seed"]
     return {name: getattr(config, name) for name in names}
 
 

@@ -92,16 +92,33 @@ class Search:
     What a search found.
 
     Args:
+        target (`float`): the accuracy on the forget set that was aimed at.
+        start (`float`): the accuracy before the step.
+        accuracy (`float`): the accuracy after it.
         length (`float`): of the step, ‖Δθ‖ / ‖θ‖ over the weights that move.
-        accuracy (`float`): on the forget set after it.
-        evaluations (`int`): passes over the forget set that it took.
+        evaluations (`int`): passes over the forget set that the search took.
         reached (`bool`): whether the accuracy is at or below the target.
     """
 
-    length: float
+    target: float
+    start: float
     accuracy: float
-    evaluations: int
-    reached: bool
+    length: float = 0.0
+    evaluations: int = 0
+    reached: bool = False
+
+    def describe(self) -> str:
+        """In words for the log and the card."""
+        if not self.reached:
+            return (
+                f"No step reached the target: accuracy on the forget set {100 * self.start:.1f} → "
+                f"{100 * self.accuracy:.1f} %, and not {100 * self.target:.1f} %. The forgetting is incomplete."
+            )
+        return (
+            f"The smallest step that suffices, found in {self.evaluations} trials, is {100 * self.length:.2g} % of the norm of "
+            f"the weights that move: accuracy on the forget set {100 * self.start:.1f} → "
+            f"{100 * self.accuracy:.1f} % (target: at most {100 * self.target:.1f} %)."
+        )
 
 
 @torch.no_grad()
@@ -150,17 +167,19 @@ def search_length(
     if not math.isfinite(slope):
         raise CollapsedModelError("the gradient over the forget set is not finite; nothing is saved.")
     if start <= target or slope == 0:
-        return Search(0.0, start, 0, start <= target)
+        return Search(target, start, start, reached=start <= target)
 
     def move_to(length: float) -> None:
         for parameter, gradient in direction.items():
             parameter.copy_(originals[parameter] - gradient * (length * size / slope))
 
     too_short, enough, length = 0.0, None, first
-    best = Search(0.0, start, 0, False)
-    for done in range(1, evaluations + 1):
+    best = Search(target, start, start)
+    tried = 0
+    while tried < evaluations:
+        tried += 1
         move_to(length)
-        found = Search(length, accuracy(), done, False)
+        found = Search(target, start, accuracy(), length)
         if found.accuracy <= target:
             found.reached, enough, best = True, length, found
         else:
@@ -175,6 +194,6 @@ def search_length(
             length = math.sqrt(too_short * enough)
         else:
             length = enough / 3 if enough else min(3 * too_short, longest)
-    best.evaluations = done
+    best.evaluations = tried
     move_to(best.length)
     return best

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from datasets import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from .data import ImageDataset, find_label_column, match_labels
 from .trainer import compute_accuracy
@@ -46,6 +46,8 @@ def train_classifier(
         eval_dataset=prepare(eval_dataset) if eval_dataset is not None else None,
         compute_metrics=compute_accuracy,
     )
+    # With the bars off, the Trainer prints a dictionary per log instead.
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     model.eval()
     model.save_pretrained(args.output_dir)
