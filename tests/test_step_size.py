@@ -178,7 +178,7 @@ def test_direction_is_the_gradient_of_the_mean_ratio_over_the_whole_forget_set(
     trained = copy.deepcopy(resnet)
     trainer = train(
         trained, forget_set.select_columns(["image"]), image_processor, tmp_path, num_perturbations=2,
-        noise_clamp="none", forget_target=0.9,
+        noise_clamp="none", forget_target=0.9, forget_kind="images",
     )  # fmt: skip
     size = sum(parameter.double().norm() ** 2 for parameter in moving.values()).sqrt()
     slope = sum(gradient.double().norm() ** 2 for gradient in gradients.values()).sqrt()
@@ -193,7 +193,7 @@ def test_step_reaches_the_target_and_moves_the_end_of_the_network_alone(
     any_model, forget_set, image_processor, tmp_path
 ):
     before = copy.deepcopy(any_model.state_dict())
-    trainer = train(any_model, forget_set.select_columns(["image"]), image_processor, tmp_path)
+    trainer = train(any_model, forget_set.select_columns(["image"]), image_processor, tmp_path, forget_kind="images")
     assert trainer.step.reached and trainer.step.accuracy <= 0.5
     late = last_stage_and_head(any_model, torch.zeros(1, 3, 16, 16))
     after = any_model.state_dict()
@@ -212,6 +212,25 @@ def test_direction_does_not_depend_on_the_batch_size(resnet, forget_set, image_p
         weights.append(model.state_dict())
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, rtol=1e-5, atol=1e-7, msg=name)
+
+
+@pytest.mark.parametrize("forget_kind", ["class", "images"])
+def test_without_labels_the_original_model_answers(forget_kind, resnet, dataset, image_processor, tmp_path):
+    """For each image, or, when a class is to vanish, the class that most images are taken for."""
+    everything = dataset["train"].select_columns(["image"])
+    images = ImageDataset(everything, image_processor)
+    with torch.no_grad():
+        # An untrained network takes all images for one class, until its mean output is zero.
+        pixel_values = torch.stack([images[row]["pixel_values"] for row in range(30)])
+        resnet.classifier[1].bias -= resnet(pixel_values=pixel_values).logits.mean(dim=0)
+        own = [resnet(pixel_values=images[row]["pixel_values"][None]).logits.argmax().item() for row in range(30)]
+    assert len(set(own)) > 1
+    trainer = train(
+        resnet, everything, image_processor, tmp_path, forget_kind=forget_kind, forget_target=1.0
+    )  # fmt: skip
+    majority = max(set(own), key=own.count)
+    assert trainer.answers.tolist() == ([majority] * 30 if forget_kind == "class" else own)
+    assert trainer.start == pytest.approx(own.count(majority) / 30 if forget_kind == "class" else 1)
 
 
 def test_one_image_is_enough(resnet, forget_set, image_processor, tmp_path):

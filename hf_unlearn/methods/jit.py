@@ -112,6 +112,9 @@ class JiTConfig(UnlearningConfig):
     step_rule: Literal["auto", "fixed"] = field(
         default="auto", metadata={"help": "Find the step from the forget set, or take steps of learning_rate."}
     )
+    forget_kind: Literal["class", "subclass", "images"] = field(
+        default="class", metadata={"help": "What the forget set is; decides the default of forget_target."}
+    )
     forget_target: float | None = field(
         default=None, metadata={"help": "Accuracy on the forget set that the automatic step aims at."}
     )
@@ -153,6 +156,7 @@ class JiTConfig(UnlearningConfig):
             ("loss_reduction", ("mean", "sum")),
             ("moving_weights", ("all", "last_stage")),
             ("step_rule", ("auto", "fixed")),
+            ("forget_kind", ("class", "subclass", "images")),
         ):
             if getattr(self, name) not in choices:
                 raise InputError(name, f"got {getattr(self, name)!r}. Valid: {', '.join(choices)}.")
@@ -184,8 +188,8 @@ class JiTTrainer(UnlearningTrainer):
             if self.processing_class is None:
                 raise InputError("noise_clamp", "'range' needs the image processor. Valid without: batch, none.")
             self.pixel_range = pixel_range(self.processing_class)
-        # The class of each forget image: its label or, without labels, the answer of the original model.
-        self.answers = torch.full((len(self.train_dataset),), -1, device=self.args.device)
+        # The class that each forget image is to lose, by position, and the accuracy by it; see `find_answers`.
+        self.answers = self.start = None
         self.step = None
 
     def train(self, *args, **kwargs):
@@ -199,7 +203,7 @@ class JiTTrainer(UnlearningTrainer):
 
     def freeze_early_weights(self) -> list[torch.nn.Parameter]:
         """Freezes all but the last stage and the head; returns what was not frozen before."""
-        pixel_values = self.train_dataset[0]["pixel_values"][None].to(self.args.device)
+        pixel_values = self.train_dataset[0]["pixel_values"][None].to(next(self.model.parameters()).device)
         self.model.eval()
         names = last_stage_and_head(self.model, pixel_values)
         trainable = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
@@ -221,7 +225,6 @@ class JiTTrainer(UnlearningTrainer):
             if clean_logits is None:
                 # jit_loss calls with the unperturbed images first.
                 clean_logits = logits.detach()
-                self.answers[sample_index] = inputs.get("labels", clean_logits.argmax(dim=-1))
             elif self.args.strike_out_class:
                 answers = self.answers[sample_index].repeat(len(logits) // len(sample_index))
                 logits = logits.scatter(1, answers[:, None], -torch.inf)
@@ -252,6 +255,9 @@ class JiTTrainer(UnlearningTrainer):
         return super().create_optimizer(model)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
+        if self.answers is None and (self.args.strike_out_class or self.args.step_rule == "auto"):
+            # Here the model is on its device and wrapped for its processes, and has not moved yet.
+            self.find_answers()
         batches, num_images = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.args.step_rule == "auto":
             # One update from the whole forget set: each batch adds its share of the mean.
@@ -263,8 +269,8 @@ class JiTTrainer(UnlearningTrainer):
         target = self.args.forget_target
         if target is None:
             target = min(0.01, 1 / self.model.config.num_labels)
-        start = self.forget_accuracy()
-        self.step = search_length(self.optimizer.optimizer.direction(), self.forget_accuracy, target, start)
+        direction = self.optimizer.optimizer.direction()
+        self.step = search_length(direction, self.forget_accuracy, target, self.start)
         self.log(
             {
                 "forget_target": target,
@@ -275,16 +281,42 @@ class JiTTrainer(UnlearningTrainer):
         )
 
     @torch.no_grad()
+    def find_answers(self) -> None:
+        """
+        Finds the class that each forget image is to lose: its label; without labels, the original model's answer; and
+        when a whole class is to vanish, the class that most of those answers name, for the few images that the model
+        takes for another class would make that one vanish as well.
+        """
+        num_labels = self.model.config.num_labels
+        self.answers = torch.full((len(self.train_dataset),), -1, device=self.args.device)
+        counts = torch.zeros(num_labels, device=self.args.device)
+        seen = []
+        for batch, logits in self.forget_outputs():
+            own = logits.argmax(dim=-1)
+            self.answers[batch["sample_index"]] = batch.get("labels", own)
+            counts += torch.bincount(own, weights=batch["sample_weight"], minlength=num_labels)
+            seen.append((batch["sample_index"], own, batch["sample_weight"]))
+        if "labels" not in batch and self.args.forget_kind == "class":
+            self.answers[:] = self.accelerator.reduce(counts, reduction="sum").argmax()
+        index, own, weight = (torch.cat(parts) for parts in zip(*seen, strict=True))
+        hits = ((own == self.answers[index]) * weight).sum()
+        self.start = self.accelerator.reduce(hits, reduction="sum").item() / len(self.train_dataset)
+
+    @torch.no_grad()
     def forget_accuracy(self) -> float:
         """Share of the forget set that the model, as it is, still gives its class; the same on all processes."""
-        self.set_mode(self.model_wrapped)
         hits = torch.zeros((), device=self.args.device)
-        for batch in self.get_train_dataloader():
-            logits = self.model_wrapped(pixel_values=batch["pixel_values"]).logits
+        for batch, logits in self.forget_outputs():
             # An output that is not finite has forgotten nothing: it is broken.
             same = (logits.argmax(dim=-1) == self.answers[batch["sample_index"]]) | ~logits.isfinite().all(dim=-1)
             hits += (same * batch["sample_weight"]).sum()
         return self.accelerator.reduce(hits, reduction="sum").item() / len(self.train_dataset)
+
+    def forget_outputs(self):
+        """(batch, logits) over this process's share of the forget set, padding included."""
+        self.set_mode(self.model_wrapped)
+        for batch in self.get_train_dataloader():
+            yield batch, self.model_wrapped(pixel_values=batch["pixel_values"]).logits
 
     # ---- What the loss is taken of ----
 
