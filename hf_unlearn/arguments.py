@@ -41,6 +41,12 @@ class DataArguments:
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the dataset."})
     train_dir: str | None = field(default=None, metadata={"help": "Folder with the training images."})
     validation_dir: str | None = field(default=None, metadata={"help": "Folder with unseen images."})
+    holdout_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Unseen images, a subfolder per class: the forget set should do as well as these, not better."
+        },
+    )
     train_split: str = field(default="train", metadata={"help": "Split that holds the images to forget."})
     test_split: str | None = field(
         default=None, metadata={"help": "Split of unseen images; default: test, else validation, if there is one."}

@@ -1,9 +1,12 @@
 """What every unlearning method shares in its configuration."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from transformers import TrainingArguments
+
+from .errors import InputError
 
 
 @dataclass
@@ -11,6 +14,17 @@ class UnlearningConfig(TrainingArguments):
     r"""
     [`~transformers.TrainingArguments`] with defaults that fit unlearning: plain SGD at a constant rate without
     clipping, one pass over the forget set, every step logged, nothing pushed before the end and then privately.
+
+    > Parameters that control what every method shares
+
+    Args:
+        forget_kind (`str`, *optional*, defaults to `"class"`):
+            What the forget set is: a whole `"class"` (or several), a `"subclass"` of one, or single `"images"`.
+        loss_reduction (`str`, *optional*, defaults to `"mean"`):
+            `"mean"` over all images of the update or their `"sum"`.
+        allow_collapse (`bool`, *optional*, defaults to `False`):
+            Whether a model that the guard takes for destroyed may be kept. Otherwise the original weights are put back
+            and training ends with an error.
 
     Parameters whose default differs from [`~transformers.TrainingArguments`]:
 
@@ -32,6 +46,13 @@ class UnlearningConfig(TrainingArguments):
     hub_private_repo (`bool`, *optional*, defaults to `True`)
     """
 
+    forget_kind: Literal["class", "subclass", "images"] = field(
+        default="class", metadata={"help": "What the forget set is: a class, a part of one, or single images."}
+    )
+    loss_reduction: Literal["mean", "sum"] = field(
+        default="mean", metadata={"help": "Mean or sum over the images of an update."}
+    )
+    allow_collapse: bool = field(default=False, metadata={"help": "Keep a model that the guard takes for destroyed."})
     optim: str = field(default="sgd", metadata={"help": "The optimizer to use."})
     lr_scheduler_type: str = field(default="constant", metadata={"help": "The scheduler type to use."})
     max_grad_norm: float = field(default=0.0, metadata={"help": "Maximum gradient norm; 0 means no clipping."})
@@ -44,9 +65,20 @@ class UnlearningConfig(TrainingArguments):
     hub_private_repo: bool | None = field(default=True, metadata={"help": "Push to a private repository."})
 
     def __post_init__(self):
+        check_choice("forget_kind", self.forget_kind, ("class", "subclass", "images"))
+        check_choice("loss_reduction", self.loss_reduction, ("mean", "sum"))
         if not torch.accelerator.is_available():
             # Without it, accelerate runs one process on a CPU however many were launched.
             self.use_cpu = True
             # There is no device to pin memory for; torch warns about it at every loader.
             self.dataloader_pin_memory = False
         super().__post_init__()
+
+
+def check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
+    """
+    Raises:
+        [`InputError`]: if the value is none of the choices.
+    """
+    if value not in choices:
+        raise InputError(argument, f"got {value!r}. Valid: {', '.join(choices)}.")

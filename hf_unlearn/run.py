@@ -17,10 +17,11 @@ from transformers.trainer_utils import get_last_checkpoint
 from . import __version__, data
 from .arguments import DataArguments, ForgetArguments, ModelArguments, RunArguments
 from .errors import InputError, listing
-from .evaluation import evaluate_unlearning
+from .evaluation import collect_logits, evaluate_unlearning
 from .forget_request import ForgetRequest
 from .hub import check_push
 from .methods.jit import JiTConfig, JiTTrainer
+from .metrics.unlearning_accuracy.unlearning_accuracy import accuracy
 from .model_card import write_model_card
 from .plots import save_figures
 from .processes import check_processes
@@ -63,6 +64,10 @@ def run(
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in splits.items())
     say(f"Splits: {sizes}. Processes: {config.world_size}.")
 
+    config.forget_kind = kind_of(request, columns["label_column"])
+    if data_args.holdout_dir is not None:
+        config.forget_target = holdout_accuracy(data_args.holdout_dir, model.to(config.device), image_processor)
+        say(f"Target: {100 * config.forget_target:.1f} %, the accuracy on the unseen images of --holdout_dir.")
     trainer = JiTTrainer(
         model=model,
         args=config,
@@ -103,6 +108,8 @@ def run(
         "preset": config.preset,
         "paper": trainer._paper,
         "hyperparameters": hyperparameters(config),
+        "forget_kind": config.forget_kind,
+        "change_elsewhere": trainer.change,
         "step": asdict(trainer.step) if trainer.step is not None else None,
         "updates": 1 if trainer.step is not None else trainer.state.global_step,
         "distance_moved": last_logs[-1]["distance_moved"] if last_logs else None,
@@ -132,6 +139,32 @@ def run(
 def say(message: str) -> None:
     """Prints on the first process only."""
     PartialState().print(message)
+
+
+def kind_of(request: ForgetRequest | None, label_column: str | None) -> str:
+    """What the forget set is: a `"class"`, a `"subclass"` or single `"images"`."""
+    if request is not None and request.kind == "classes":
+        return "class"
+    if request is not None and request.kind == "column":
+        return "class" if request.column == label_column else "subclass"
+    return "images"
+
+
+def holdout_accuracy(folder: str, model, image_processor) -> float:
+    """
+    The model's accuracy on unseen images, one subfolder per class; they serve for nothing else.
+
+    Raises:
+        [`InputError`]: if the folder has no images or no classes, or classes that the model does not know.
+    """
+    images = data.load_image_folder("holdout_dir", folder)
+    label_column = data.find_label_column(images)
+    if label_column is None:
+        raise InputError("holdout_dir", f"{folder!r} needs one subfolder per class.")
+    label_ids = data.match_labels(images, label_column, model.config.label2id)
+    dataset = data.ImageDataset(images, image_processor, label_column=label_column, label_ids=label_ids)
+    logits, labels = collect_logits(model, dataset)
+    return accuracy(logits, labels)
 
 
 def find_checkpoint(config: JiTConfig) -> str | None:
@@ -337,7 +370,7 @@ def public_name(name_or_path: str | None) -> str | None:
 def hyperparameters(config: JiTConfig) -> dict:
     """The settings that decide the result: those of the automatic step, or those of the fixed one."""
     names = ["step_rule", "sigma", "num_perturbations", "output_space", "strike_out_class", "moving_weights"]
-    names += ["noise_clamp", "stop_gradient", "dropout", "seed", "bf16", "fp16"]
+    names += ["forget_kind", "noise_clamp", "stop_gradient", "dropout", "seed", "bf16", "fp16"]
     if config.step_rule == "fixed":
         names += ["learning_rate", "loss_reduction", "num_train_epochs", "max_steps", "per_device_train_batch_size"]
         names += ["gradient_accumulation_steps", "optim", "optim_args", "weight_decay", "lr_scheduler_type"]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from .errors import CollapsedModelError
@@ -197,3 +198,21 @@ def search_length(
     best.evaluations = tried
     move_to(best.length)
     return best
+
+
+def blur(pixel_values: torch.Tensor) -> torch.Tensor:
+    """Each pixel is the mean of the 3 × 3 around it."""
+    return F.avg_pool2d(F.pad(pixel_values, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+
+
+def turn(pixel_values: torch.Tensor, degrees: float = 5.0) -> torch.Tensor:
+    """Images turned about their centre, with the border continued."""
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    matrix = pixel_values.new_tensor([[cosine, -sine, 0], [sine, cosine, 0]]).expand(len(pixel_values), 2, 3)
+    grid = F.affine_grid(matrix, list(pixel_values.shape), align_corners=False)
+    return F.grid_sample(pixel_values, grid, padding_mode="border", align_corners=False)
+
+
+def shift(pixel_values: torch.Tensor) -> torch.Tensor:
+    """Images moved down by one pixel, with the first row repeated."""
+    return torch.cat([pixel_values[:, :, :1], pixel_values[:, :, :-1]], dim=2)

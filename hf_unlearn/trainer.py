@@ -1,6 +1,7 @@
 """What all unlearning methods share: the Trainer that feeds the forget set to a loss and keeps the update exact."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,7 +16,13 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from .config import UnlearningConfig
 from .data import ImageDataset, find_label_column, match_labels
 from .errors import CollapsedModelError, InputError, SaveError
+from .guard import NUM_IMAGES, Guard
 from .hub import push_folder
+
+
+# Calibrated in docs/auto_step.md: no alarm in good runs, and models that lost ten points or more are caught.
+CHANGE_LIMIT = 0.40
+DISTANCE_LIMIT = 0.15
 
 
 class UnlearningTrainer(Trainer):
@@ -88,6 +95,9 @@ class UnlearningTrainer(Trainer):
         # Some forwards of transformers accept loss arguments and ignore them; evaluation must not rely on it.
         self.model_accepts_loss_kwargs = False
         self.model.add_model_tags([*self._tag_names])
+        # The class that each forget image is to lose, by position, and the accuracy by it; see `find_answers`.
+        self.answers = self.start = None
+        self.guard = self.change = None
         self._original_weights = None
         self._checkpoint_dir = None
         self._sums = {}
@@ -137,6 +147,9 @@ class UnlearningTrainer(Trainer):
                     module.training = True
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
+        if self.answers is None:
+            # Here the model is on its device and wrapped for its processes.
+            self.observe_original()
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         num_images = torch.stack([batch["sample_weight"].sum() for batch in batches]).sum().to(device)
         return batches, self.accelerator.reduce(num_images, reduction="sum")
@@ -150,14 +163,124 @@ class UnlearningTrainer(Trainer):
         )
 
     def train(self, *args, **kwargs):
+        """
+        Unlearns. See [`~transformers.Trainer.train`].
+
+        Raises:
+            [`CollapsedModelError`]: if the guard takes the result for destroyed; the model has its original weights.
+        """
         self._original_weights = {
             name: parameter.detach().clone()
             for name, parameter in self.model.named_parameters()
             if parameter.requires_grad
         }
+        self.answers = None
         result = super().train(*args, **kwargs)
+        self.finish()
         self.model.eval()
+        self.check_collapse()
         return result
+
+    def finish(self) -> None:
+        """What a method does after the last batch, when weights may still move."""
+
+    # ---- The original model, and what became of it ----
+
+    def observe_original(self) -> None:
+        """Looks at the original model before it moves: its answers on the forget set, and the guard's probes."""
+        resumed = self.state.global_step > 0
+        if resumed:
+            moved = self.swap_weights(self._original_weights)
+        # Looking must not disturb the random numbers of the run, dropout's for one.
+        with torch.random.fork_rng(devices=[]):
+            self.find_answers()
+            every = max(1, len(self.train_dataset) // NUM_IMAGES)
+            rows = range(0, len(self.train_dataset), every)[:NUM_IMAGES]
+            pixel_values = torch.stack([self.train_dataset[row]["pixel_values"] for row in rows]).to(self.args.device)
+            self.guard = Guard(
+                # Not the wrapped model: the probes' gradients are none of data parallelism's business.
+                lambda pixel_values: self.model(pixel_values=pixel_values).logits,
+                pixel_values,
+                self.model.config.num_labels,
+                vanishing=set(self.answers.tolist()) if self.args.forget_kind == "class" else frozenset(),
+                seed=self.args.seed,
+            )
+        if resumed:
+            self.swap_weights(moved)
+
+    @torch.no_grad()
+    def swap_weights(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Puts these weights into the model and returns those that were there."""
+        parameters = dict(self.model.named_parameters())
+        before = {name: parameters[name].detach().clone() for name in weights}
+        for name, weight in weights.items():
+            parameters[name].copy_(weight)
+        return before
+
+    def check_collapse(self) -> None:
+        """
+        Raises:
+            [`CollapsedModelError`]: if the outputs elsewhere changed past the guard's limit, or the weights moved
+            further than any good run did. The original weights are put back first.
+        """
+        self.change, distance = self.guard.change(), self.distance_moved()
+        self.log({"change_elsewhere": self.change})
+        # A distance that is not a number is past every limit.
+        if (self.change > CHANGE_LIMIT or not distance <= DISTANCE_LIMIT) and not self.args.allow_collapse:
+            self.swap_weights(self._original_weights)
+            raise CollapsedModelError(
+                f"the model's answers elsewhere changed by {self.change:.2f} (0: untouched, 1: destroyed, limit "
+                f"{CHANGE_LIMIT}) and its weights by {100 * distance:.1f} % (limit {100 * DISTANCE_LIMIT:.0f} %). It has "
+                "its original weights again and nothing is saved; --allow_collapse keeps the result all the same."
+            )
+
+    @torch.no_grad()
+    def find_answers(self) -> None:
+        """
+        Finds the class that each forget image is to lose: its label; without labels, the original model's answer; and
+        when a whole class is to vanish, the class that most of those answers name, for the few images that the model
+        takes for another class would make that one vanish as well.
+        """
+        num_labels = self.model.config.num_labels
+        self.answers = torch.full((len(self.train_dataset),), -1, device=self.args.device)
+        counts = torch.zeros(num_labels, device=self.args.device)
+        seen = []
+        for batch, logits in self.forget_outputs():
+            own = logits.argmax(dim=-1)
+            self.answers[batch["sample_index"]] = batch.get("labels", own)
+            counts += torch.bincount(own, weights=batch["sample_weight"], minlength=num_labels)
+            seen.append((batch["sample_index"], own, batch["sample_weight"]))
+        labelled = "labels" in batch
+        if not labelled and self.args.forget_kind == "class":
+            self.answers[:] = self.accelerator.reduce(counts, reduction="sum").argmax()
+        index, own, weight = (torch.cat(parts) for parts in zip(*seen, strict=True))
+        hits = ((own == self.answers[index]) * weight).sum()
+        self.start = self.accelerator.reduce(hits, reduction="sum").item() / len(self.train_dataset)
+        # Each process has seen its own share; every one needs the answers to all.
+        self.answers = self.accelerator.gather(self.answers[None]).amax(dim=0)
+
+    @torch.no_grad()
+    def forget_accuracy(self, change: Callable[[torch.Tensor], torch.Tensor] | None = None) -> float:
+        """
+        Share of the forget set that the model, as it is, still gives its class; the same on all processes.
+
+        Args:
+            change (`Callable`, *optional*):
+                Applied to the images first.
+        """
+        hits = torch.zeros((), device=self.args.device)
+        for batch, logits in self.forget_outputs(change):
+            # An output that is not finite has forgotten nothing: it is broken.
+            same = (logits.argmax(dim=-1) == self.answers[batch["sample_index"]]) | ~logits.isfinite().all(dim=-1)
+            hits += (same * batch["sample_weight"]).sum()
+        return self.accelerator.reduce(hits, reduction="sum").item() / len(self.train_dataset)
+
+    def forget_outputs(self, change: Callable[[torch.Tensor], torch.Tensor] | None = None):
+        """(batch, logits) over this process's share of the forget set, padding included."""
+        self.model_wrapped.eval()
+        for batch in self.get_train_dataloader():
+            pixel_values = batch["pixel_values"] if change is None else change(batch["pixel_values"])
+            yield batch, self.model_wrapped(pixel_values=pixel_values).logits
 
     # ---- Logging ----
 

@@ -27,6 +27,7 @@ SETTINGS = {
     "save_steps": 1,
     "save_total_limit": 2,
     "disable_tqdm": True,
+    "allow_collapse": True,
 }
 
 

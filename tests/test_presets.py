@@ -59,7 +59,7 @@ def counted_dropout(monkeypatch):
 
 def train(model, images, tmp_path, preset, **settings):
     config = JiTConfig(
-        output_dir=str(tmp_path), preset=preset, sigma=SIGMA, learning_rate=RATE, seed=SEED, disable_tqdm=True, **settings
+        output_dir=str(tmp_path), preset=preset, sigma=SIGMA, learning_rate=RATE, seed=SEED, disable_tqdm=True, allow_collapse=True, **settings
     )  # fmt: skip
     trainer = JiTTrainer(model=model, args=config, forget_dataset=images)
     trainer.train()

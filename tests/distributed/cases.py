@@ -44,6 +44,7 @@ def train(architecture: str, folder: str, per_device: int, accumulation: int, **
         gradient_accumulation_steps=accumulation,
         disable_tqdm=True,
         use_cpu=True,
+        allow_collapse=True,
         **settings,
     )
     trainer = JiTTrainer(

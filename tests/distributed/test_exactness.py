@@ -139,7 +139,7 @@ def run_flags(out, saved_model, saved_dataset, batch_size):
     return [
         "--model_name_or_path", saved_model, "--dataset_name", saved_dataset, "--label_column_name", "label",
         "--forget_class", "cat", "--step_rule", "fixed", "--learning_rate", "0.1", "--output_dir", str(out),
-        "--per_device_train_batch_size", batch_size, "--per_device_eval_batch_size", "4", "--disable_tqdm", "True",
+        "--per_device_train_batch_size", batch_size, "--allow_collapse", "--per_device_eval_batch_size", "4", "--disable_tqdm", "True",
     ]  # fmt: skip
 
 
