@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 
 
+# Calibrated in docs/auto_step.md: no alarm in good runs, and models that lost ten points or more are caught.
+CHANGE_LIMIT = 0.40
+DISTANCE_LIMIT = 0.15
 # Forget images looked at: enough for the estimate to be steady, few enough to fit in memory at any size.
 NUM_IMAGES = 64
 BATCH_SIZE = 64
@@ -45,6 +48,9 @@ class Guard:
     ):
         self.forward = forward
         self.staying = [label for label in range(num_labels) if label not in vanishing]
+        if len(self.staying) < 2:
+            # Among fewer than two classes there is nothing to compare.
+            self.staying = list(range(num_labels))
         self.generator = torch.Generator().manual_seed(seed)
         self.low, self.high = pixel_values.min(), pixel_values.max()
         varied = self.vary(pixel_values[:48])
@@ -52,7 +58,7 @@ class Guard:
         self.probes = {
             "varied": varied,
             "impressions": self.impressions(pool, per_class=8),
-            "near": self.impressions(pixel_values, per_class=max(2, 128 // max(1, len(self.staying)))),
+            "near": self.impressions(pixel_values, per_class=max(2, 128 // len(self.staying))),
         }
         self.before = {name: self.outputs(probe) for name, probe in self.probes.items()}
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from .guard import CHANGE_LIMIT
 from .report import METRICS, UnlearningReport, percent
 from .step_size import Search
 
@@ -119,6 +120,8 @@ def render_model_card(report: UnlearningReport, name: str, repo_id: str, figures
         figures=[(figure, CAPTIONS[Path(figure).name]) for figure in figures],
         hyperparameters={name: value for name, value in run["hyperparameters"].items() if value is not None},
         step=Search(**run["step"]).describe() if run["step"] else None,
+        change_elsewhere=f"{run['change_elsewhere']:.3f}",
+        change_limit=CHANGE_LIMIT,
         updates=run["updates"],
         distance_moved=f"{run['distance_moved']:.2e}" if run["distance_moved"] is not None else "not measured",
         seconds=run["seconds"],

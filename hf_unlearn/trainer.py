@@ -16,13 +16,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from .config import UnlearningConfig
 from .data import ImageDataset, find_label_column, match_labels
 from .errors import CollapsedModelError, InputError, SaveError
-from .guard import NUM_IMAGES, Guard
+from .guard import CHANGE_LIMIT, DISTANCE_LIMIT, NUM_IMAGES, Guard
 from .hub import push_folder
-
-
-# Calibrated in docs/auto_step.md: no alarm in good runs, and models that lost ten points or more are caught.
-CHANGE_LIMIT = 0.40
-DISTANCE_LIMIT = 0.15
 
 
 class UnlearningTrainer(Trainer):

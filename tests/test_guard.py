@@ -47,6 +47,14 @@ def test_class_that_is_to_vanish_does_not_count(resnet, pixel_values):
     assert guards[0].change() < 1e-6 < guards[1].change()
 
 
+def test_all_classes_count_when_fewer_than_two_stay(resnet, pixel_values):
+    for vanishing in ({0, 1}, {0, 1, 2}):
+        guard = make_guard(resnet, pixel_values, vanishing=vanishing)
+        with torch.no_grad():
+            resnet.classifier[1].bias[0] -= 5
+        assert guard.change() > 0.1
+
+
 def test_change_is_the_mean_total_variation(resnet, pixel_values):
     guard = make_guard(resnet, pixel_values)
     before = copy.deepcopy(resnet)

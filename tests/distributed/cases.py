@@ -31,28 +31,32 @@ def image_processor():
     return ViTImageProcessorPil(size={"height": 16, "width": 16})
 
 
+# Two epochs of two updates each.
+FIXED = {"step_rule": "fixed", "learning_rate": 0.3, "num_train_epochs": 2}
+# The model's own answers are right at first, half of them after the step.
+AUTO = {"step_rule": "auto", "forget_kind": "images", "forget_target": 0.5}
+
+
 def train(architecture: str, folder: str, per_device: int, accumulation: int, **settings):
-    """Two epochs of two updates each."""
+    """Trains by the fixed rule, unless the settings say otherwise."""
     model = make_model(architecture)
+    forget_set = FORGET_SET if settings.get("step_rule") != "auto" else FORGET_SET.select_columns(["image"])
     args = JiTConfig(
         output_dir=folder,
-        step_rule="fixed",
-        learning_rate=0.3,
-        num_train_epochs=2,
         num_perturbations=3,
         per_device_train_batch_size=per_device,
         gradient_accumulation_steps=accumulation,
         disable_tqdm=True,
         use_cpu=True,
         allow_collapse=True,
-        **settings,
+        **{**FIXED, **settings},
     )
     trainer = JiTTrainer(
         model=model,
         args=args,
         processing_class=image_processor(),
-        forget_dataset=FORGET_SET,
-        label_column="label",
+        forget_dataset=forget_set,
+        label_column="label" if "label" in forget_set.column_names else None,
     )
     trainer.train()
     return trainer
@@ -67,6 +71,8 @@ def main(folder: str) -> None:
                 trainer.model.state_dict(),
                 trainer.state.log_history,
             )
+        trainer = train(architecture, folder, 3, 1, **AUTO)
+        results[architecture, "auto"] = (trainer.model.state_dict(), trainer.step, trainer.change)
         splits = DatasetDict(
             forget=FORGET_SET, retain=make_split(31, seed=1), forget_test=make_split(7, seed=2), retain_test=make_split(9, seed=3)
         )  # fmt: skip

@@ -109,10 +109,21 @@ def test_two_processes(reference, two_processes, architecture, cut):
 
 
 @pytest.mark.parametrize("architecture", cases.ARCHITECTURES)
+def test_automatic_step_on_two_processes_is_that_of_one(two_processes, architecture, tmp_path):
+    trainer = cases.train(architecture, str(tmp_path), 13, 1, **cases.AUTO)
+    assert trainer.step.reached and trainer.step.length > 0
+    for _, results in two_processes:
+        weights, step, change = results[architecture, "auto"]
+        assert step == trainer.step
+        assert change == pytest.approx(trainer.change, rel=1e-3)
+        assert_same_weights(weights, trainer.model.state_dict())
+
+
+@pytest.mark.parametrize("architecture", cases.ARCHITECTURES)
 def test_evaluation_on_two_processes_is_that_of_one(two_processes, architecture):
     (_, first), (_, second) = two_processes
     model = make_model(architecture)
-    model.load_state_dict(first[(architecture, *cases.CUTS[2][-1])][0])
+    model.load_state_dict(first[architecture, "auto"][0])
     splits = DatasetDict(
         forget=cases.FORGET_SET, retain=cases.make_split(31, seed=1), forget_test=cases.make_split(7, seed=2),
         retain_test=cases.make_split(9, seed=3),
