@@ -42,12 +42,15 @@ def demo(output_dir: str = "demo", scenario: str = "class", overwrite: bool = Fa
             Whether to replace an earlier demo.
     """
     import datasets
+    import torch
     import transformers
 
     from .cli import parse_run_arguments
     from .data import split_dataset
     from .run import run
 
+    # A network this small gains nothing from more threads, and waits for them for minutes where other work runs.
+    torch.set_num_threads(1)
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     folder = Path(output_dir)

@@ -66,7 +66,7 @@ def evaluate_unlearning(
 
     results, missing = {}, {}
     label_names = model.config.id2label
-    bins = np.linspace(0, math.log(len(label_names)), 41)
+    bins = np.linspace(0, math.log(len(label_names)), 26)
     for name, candidate in models.items():
         probabilities, labels = {}, {}
         for split, dataset in splits.items():

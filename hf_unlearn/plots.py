@@ -124,6 +124,7 @@ def _class_accuracy(report, figure) -> bool:
             label=model, color=COLORS[model], markersize=5,
         )  # fmt: skip
     axes.set_yticks(range(len(classes)), classes)
+    axes.set_ylabel("class")
     axes.invert_yaxis()
     axes.set_xlim(-3, 103)
     axes.grid(axis="y", color="0.9")
