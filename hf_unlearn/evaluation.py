@@ -170,7 +170,8 @@ def collect_logits(
     model.eval()
     device = next(model.parameters()).device
     logits, labels = [], []
-    for batch in tqdm(loader, desc=description, leave=False, disable=not state.is_local_main_process):
+    # None: no bar where the output is no terminal.
+    for batch in tqdm(loader, desc=description, leave=False, disable=None if state.is_local_main_process else True):
         batch = send_to_device(batch, device)
         logits.append(model(pixel_values=batch["pixel_values"]).logits.float())
         if "labels" in batch:
