@@ -5,7 +5,7 @@ import difflib
 import sys
 
 from . import __version__
-from .errors import CollapsedModelError, HubPushError, InputError, SaveError
+from .errors import CollapsedModelError, HubPushError, InputError, SaveError, listing
 
 
 USAGE = """\
@@ -112,8 +112,18 @@ def parse_run_arguments(argv: list[str]) -> tuple:
     config_file = config_parser.parse_known_args(argv)[0].config
     if config_file is not None:
         parser.set_defaults(**read_config_file(config_file, parser))
-    *arguments, _ = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    *arguments, _, unknown = parser.parse_args_into_dataclasses(
+        argv, look_for_args_file=False, return_remaining_strings=True
+    )
+    if unknown:
+        raise InputError(unknown[0].lstrip("-"), f"unknown flag. Close: {listing(close_flags(unknown[0], parser))}.")
     return tuple(arguments)
+
+
+def close_flags(name: str, parser: argparse.ArgumentParser) -> list[str]:
+    """Names of flags that look like a misspelt one, or all."""
+    flags = [action.dest for action in parser._actions]
+    return difflib.get_close_matches(name.lstrip("-"), flags) or flags
 
 
 def read_config_file(path: str, parser: argparse.ArgumentParser) -> dict:
@@ -127,8 +137,6 @@ def read_config_file(path: str, parser: argparse.ArgumentParser) -> dict:
 
     import yaml
 
-    from .errors import listing
-
     if not Path(path).is_file():
         raise InputError("config", f"there is no file {path!r}.")
     try:
@@ -140,8 +148,8 @@ def read_config_file(path: str, parser: argparse.ArgumentParser) -> dict:
     flags = {action.dest: action for action in parser._actions}
     unknown = [key for key in values if key not in flags]
     if unknown:
-        close = difflib.get_close_matches(str(unknown[0]), flags) or flags
-        raise InputError("config", f"{path!r} has the unknown key {unknown[0]!r}. Valid: {listing(close)}.")
+        close = listing(close_flags(str(unknown[0]), parser))
+        raise InputError("config", f"{path!r} has the unknown key {unknown[0]!r}. Close: {close}.")
     for key in values:
         flags[key].required = False
     # PyYAML reads 3e-4 (no dot) as a string; the flag's own type turns it into what the flag would be.
@@ -162,6 +170,7 @@ def make_run_parser(prog: str = "hf-unlearn run"):
     parser = HfArgumentParser(
         (ModelArguments, DataArguments, ForgetArguments, RunArguments, JiTConfig),
         prog=prog,
+        usage=f"{prog} --model_name_or_path MODEL --dataset_name DATA --forget_class CLASS --output_dir OUT [flags]",
         description="Unlearn an image classifier: request, split, JiT, evaluation, card, push.",
         epilog="Every other flag of transformers.TrainingArguments is accepted too: "
         "https://huggingface.co/docs/transformers/main_classes/trainer",
@@ -175,7 +184,10 @@ def make_run_parser(prog: str = "hf-unlearn run"):
     }  # fmt: skip
     inherited = set(TrainingArguments.__dataclass_fields__)
     for action in parser._actions:
+        if action.dest == "output_dir":
+            action.help = "Where the model, its card, report and pictures go."
         # One spelling in the help; the hyphenated one keeps working.
+        action.option_strings = [flag for flag in action.option_strings if "-" not in flag[2:]]
         action.metavar = action.metavar or (None if action.choices else "X")
         if action.dest in inherited - shown or action.option_strings[0].startswith("--no_"):
             action.help = argparse.SUPPRESS

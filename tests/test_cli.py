@@ -13,6 +13,9 @@ from hf_unlearn import ForgetRequest, UnlearningReport
 from hf_unlearn.cli import main, parse_run_arguments
 
 
+ROOT = Path(__file__).parents[1]
+
+
 @pytest.fixture
 def command(saved_model, saved_dataset, tmp_path):
     """`command(*flags)` runs `hf-unlearn run` on the tiny model and data; a later flag overrides an earlier one."""
@@ -113,6 +116,27 @@ def test_existing_run_is_replaced_only_on_demand(command, tmp_path, capsys):
     assert (tmp_path / "out" / "report.json").read_text() == first
     assert command("--forget_class", "dog", "--overwrite") == 0
     assert "class dog" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "scripts" / "paper_configs").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_configs_of_the_paper_are_ready_for_use(path):
+    *_, settings = parse_run_arguments(["--output_dir", "out", "--config", str(path)])
+    written = yaml.safe_load(path.read_text())
+    assert settings.preset == "as_released" and settings.num_perturbations == 25
+    assert settings.sigma == written["sigma"] and settings.learning_rate == float(written["learning_rate"])
+    assert settings.step_rule == "fixed" and settings.loss_reduction == "sum" and settings.dropout
+
+
+def test_help_shows_the_flags_that_matter_once(capsys):
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    text = capsys.readouterr().out
+    for flag in ("--forget_class", "--sigma", "--step_rule", "--push_to_hub", "--config"):
+        assert flag in text
+    for flag in ("--forget-class", "--adafactor", "--no_hub_private_repo", "--tpu"):
+        assert flag not in text
 
 
 # ---- Bad input ----
@@ -217,11 +241,15 @@ def test_wrong_number_is_refused(refused):
     refused("--num_perturbations: must be at least 1, got 0", "--forget_class", "cat", "--num_perturbations", "0")
 
 
+def test_misspelt_flag_is_refused(refused):
+    refused("--sigmma: unknown flag. Close: sigma", "--forget_class", "cat", "--sigmma", "1")
+
+
 def test_wrong_config_file_is_refused(refused, tmp_path):
     refused("--config: there is no file 'no.yaml'", "--config", "no.yaml")
     path = tmp_path / "config.yaml"
     path.write_text("sigmaa: 1")
-    refused("has the unknown key 'sigmaa'. Valid: sigma", "--config", str(path))
+    refused("has the unknown key 'sigmaa'. Close: sigma", "--config", str(path))
     path.write_text("sigma: [")
     refused("is no YAML", "--config", str(path))
 
