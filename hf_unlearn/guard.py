@@ -47,6 +47,8 @@ class Guard:
         seed: int = 0,
     ):
         self.forward = forward
+        # Single images passed forward, a backward pass counting as two.
+        self.passes = 0
         self.staying = [label for label in range(num_labels) if label not in vanishing]
         if len(self.staying) < 2:
             # Among fewer than two classes there is nothing to compare.
@@ -65,6 +67,7 @@ class Guard:
     @torch.no_grad()
     def outputs(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Probabilities among the classes that stay, of shape `(B, number of them)`."""
+        self.passes += len(pixel_values)
         logits = torch.cat([self.forward(batch) for batch in pixel_values.split(BATCH_SIZE)])
         return logits[:, self.staying].float().softmax(dim=-1)
 
@@ -132,6 +135,7 @@ class Guard:
                 with torch.enable_grad():
                     logits = self.forward(images)
                     gradient = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), images)[0]
+                self.passes += 3 * len(images)
                 unsure = logits.detach().softmax(dim=-1).gather(1, labels[:, None])[:, 0] < confidence
                 if not unsure.any():
                     break

@@ -122,6 +122,7 @@ def render_model_card(report: UnlearningReport, name: str, repo_id: str, figures
         step=Search(**run["step"]).describe() if run["step"] else None,
         change_elsewhere=f"{run['change_elsewhere']:.3f}",
         change_limit=CHANGE_LIMIT,
+        passes=run["passes"],
         updates=run["updates"],
         distance_moved=f"{run['distance_moved']:.2e}" if run["distance_moved"] is not None else "not measured",
         seconds=run["seconds"],

@@ -111,6 +111,7 @@ def run(
         "forget_kind": config.forget_kind,
         "change_elsewhere": trainer.change,
         "step": asdict(trainer.step) if trainer.step is not None else None,
+        "passes": {"forget_set": trainer.passes, "guard_images": trainer.guard.passes} if trainer.step else None,
         "updates": 1 if trainer.step is not None else trainer.state.global_step,
         "distance_moved": last_logs[-1]["distance_moved"] if last_logs else None,
         "seconds": round(seconds, 3),

@@ -110,6 +110,11 @@ class Search:
 
     def describe(self) -> str:
         """In words for the log and the card."""
+        if self.reached and self.length == 0:
+            return (
+                f"No step was taken and no weight has moved: accuracy on the forget set is {100 * self.start:.1f} %, "
+                f"which is at the target already (at most {100 * self.target:.1f} %)."
+            )
         if not self.reached:
             return (
                 f"No step reached the target: accuracy on the forget set {100 * self.start:.1f} → "

@@ -93,6 +93,8 @@ class UnlearningTrainer(Trainer):
         # The class that each forget image is to lose, by position, and the accuracy by it; see `find_answers`.
         self.answers = self.start = None
         self.guard = self.change = None
+        # Forward passes over the forget set, a backward pass counting as two.
+        self.passes = 0
         self._original_weights = None
         self._checkpoint_dir = None
         self._sums = {}
@@ -169,7 +171,7 @@ class UnlearningTrainer(Trainer):
             for name, parameter in self.model.named_parameters()
             if parameter.requires_grad
         }
-        self.answers = None
+        self.answers, self.passes = None, 0
         result = super().train(*args, **kwargs)
         self.finish()
         self.model.eval()
@@ -272,6 +274,7 @@ class UnlearningTrainer(Trainer):
 
     def forget_outputs(self, change: Callable[[torch.Tensor], torch.Tensor] | None = None):
         """(batch, logits) over this process's share of the forget set, padding included."""
+        self.passes += 1
         self.model_wrapped.eval()
         for batch in self.get_train_dataloader():
             pixel_values = batch["pixel_values"] if change is None else change(batch["pixel_values"])

@@ -17,9 +17,9 @@ from transformers import (
 
 from hf_unlearn import ForgetRequest, JiTConfig, JiTTrainer, split_dataset
 from hf_unlearn.data import ImageDataset
-from hf_unlearn.errors import CollapsedModelError
+from hf_unlearn.errors import CollapsedModelError, InputError
 from hf_unlearn.losses import KeyedNoise
-from hf_unlearn.step_size import GradientSum, blur, last_stage_and_head, search_length, shift, turn
+from hf_unlearn.step_size import GradientSum, Search, blur, last_stage_and_head, search_length, shift, turn
 
 
 def other_models():
@@ -117,6 +117,18 @@ def test_search_does_not_move_what_is_forgotten_already():
     weight = nn.Parameter(torch.ones(2))
     found = search_length({weight: torch.ones(2)}, lambda: 0.0, target=0.5, start=0.2)
     assert found.reached and found.length == 0 and weight.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("search", "said"),
+    [
+        (Search(0.01, 0.95, 0.008, 0.024, 6, True), "found in 6 trials, is 2.4 % of the norm"),
+        (Search(0.99, 0.98, 0.98, 0.0, 0, True), "no weight has moved: accuracy on the forget set is 98.0 %"),
+        (Search(0.01, 0.95, 0.4, 0.6, 5, False), "95.0 → 40.0 %, and not 1.0 %. The forgetting is incomplete."),
+    ],
+)
+def test_outcome_of_the_search_is_said_in_words(search, said):
+    assert said in search.describe()
 
 
 def test_search_refuses_a_gradient_that_is_not_finite():
@@ -293,3 +305,25 @@ def test_small_changes_of_an_image():
     x[0, 0, 2, 4] = 1
     turned = turn(x, 90.0)
     assert turned[0, 0, 0, 2] + turned[0, 0, 4, 2] == pytest.approx(1, abs=1e-5) and turned[0, 0, 2, 4] < 1e-5
+
+
+def test_passes_over_the_forget_set_are_counted(resnet, forget_set, image_processor, tmp_path):
+    """Against the calls of the model with all seven images at once; no probe of the guard comes in sevens."""
+    sizes = []
+    resnet.register_forward_pre_hook(
+        lambda module, args, kwargs: sizes.append(len(kwargs["pixel_values"])), with_kwargs=True
+    )
+    trainer = train(
+        resnet, forget_set.select(range(7)), image_processor, tmp_path, per_device_train_batch_size=7, num_perturbations=3
+    )  # fmt: skip
+    forward, backward = sizes.count(7), 2
+    assert trainer.passes == forward + backward == 1 + (1 + 2 + 3) + trainer.step.evaluations
+    assert trainer.guard.passes >= sum(sizes) - 7 * forward - 1  # 1 image showed in which order the layers run
+
+
+def test_class_that_the_model_does_not_know_is_refused(resnet, forget_set, image_processor, tmp_path):
+    """A wrong image processor, or labels in another order, show as a model that is never right on its own images."""
+    with torch.no_grad():
+        resnet.classifier[1].bias[0] -= 100
+    with pytest.raises(InputError, match="right on 0.0 % of the forget set alone. Either the image processor"):
+        train(resnet, forget_set, image_processor, tmp_path, forget_target=None, allow_collapse=False)

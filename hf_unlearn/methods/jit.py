@@ -131,6 +131,8 @@ class JiTConfig(UnlearningConfig):
         if automatic:
             # The order does not matter to a sum, and every pass finds the same images on the same process.
             self.train_sampling_strategy = "sequential"
+            # One gradient is all it takes.
+            self.num_train_epochs, self.max_steps = 1.0, -1
         if self.strike_out_class and self.output_space != "probabilities":
             raise InputError("strike_out_class", "needs --output_space probabilities.")
         if self.forget_target is not None and not 0 <= self.forget_target <= 1:
@@ -173,6 +175,8 @@ class JiTTrainer(UnlearningTrainer):
             if self.processing_class is None:
                 raise InputError("noise_clamp", "'range' needs the image processor. Valid without: batch, none.")
             self.pixel_range = pixel_range(self.processing_class)
+        if self.args.step_rule == "auto" and self.is_deepspeed_enabled:
+            raise InputError("step_rule", "'auto' does not run under DeepSpeed. Use FSDP, or --step_rule fixed.")
         self.step = None
 
     def train(self, *args, **kwargs):
@@ -231,8 +235,8 @@ class JiTTrainer(UnlearningTrainer):
 
     def create_optimizer(self, model=None):
         if self.args.step_rule == "auto":
-            trainable = [parameter for parameter in (model or self.model).parameters() if parameter.requires_grad]
-            self.optimizer = GradientSum(trainable)
+            model = self.model if model is None else model
+            self.optimizer = GradientSum(parameter for parameter in model.parameters() if parameter.requires_grad)
             return self.optimizer
         return super().create_optimizer(model)
 
@@ -247,8 +251,17 @@ class JiTTrainer(UnlearningTrainer):
         """Goes as far along the gradient as [`search_length`] finds, and logs what it found."""
         if self.args.step_rule != "auto":
             return
-        direction = self.optimizer.optimizer.direction()
-        self.step = search_length(direction, self.forget_accuracy, self.find_target(), self.start)
+        # A forward and a backward pass of the clean images, which counts twice, and the perturbed ones.
+        self.passes += 3 + self.args.num_perturbations
+        direction, target = self.optimizer.optimizer.direction(), self.find_target()
+        if self.args.forget_kind == "class" and self.start <= target and not self.args.allow_collapse:
+            raise InputError(
+                "forget_dataset",
+                f"before unlearning the model is right on {100 * self.start:.1f} % of the forget set alone. Either the "
+                "image processor or the labels do not fit the model, or it has forgotten the class already. Nothing is "
+                "saved; --allow_collapse goes on all the same.",
+            )
+        self.step = search_length(direction, self.forget_accuracy, target, self.start)
         self.log(
             {
                 "forget_target": self.step.target,
