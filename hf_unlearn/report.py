@@ -97,13 +97,13 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
-def weights_sha256(model: torch.nn.Module) -> str:
+def weights_sha256(state_dict: dict[str, torch.Tensor]) -> str:
     """
     SHA-256 over all parameters and buffers: name, dtype, shape and bytes of each, in the order of their names. It does
     not depend on the file format.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(state_dict.items()):
         tensor = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())

@@ -75,7 +75,7 @@ def run(
         forget_dataset=splits["forget"],
         **columns,
     )
-    hash_before = weights_sha256(model)
+    hash_before = weights_sha256(model.state_dict())
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=find_checkpoint(config))
     seconds = time.perf_counter() - start
@@ -117,7 +117,7 @@ def run(
         "seconds": round(seconds, 3),
         "started": started.isoformat(timespec="seconds"),
         "weights_sha256_before": hash_before,
-        "weights_sha256_after": weights_sha256(model),
+        "weights_sha256_after": weights_sha256(whole_weights(trainer)),
         "environment": environment(trainer),
     }
 
@@ -377,6 +377,12 @@ def hyperparameters(config: JiTConfig) -> dict:
         names += ["gradient_accumulation_steps", "optim", "optim_args", "weight_decay", "lr_scheduler_type"]
         names += ["max_grad_norm", "train_sampling_strategy", "data_seed"]
     return {name: getattr(config, name) for name in names}
+
+
+def whole_weights(trainer: JiTTrainer) -> dict[str, torch.Tensor]:
+    """All parameters and buffers, put together where they are sharded over processes; called on all of them."""
+    model = trainer.model_wrapped if trainer.is_deepspeed_enabled else trainer.model
+    return trainer.accelerator.get_state_dict(model)
 
 
 def environment(trainer: JiTTrainer) -> dict:

@@ -1,12 +1,13 @@
 """Choosing the step with no retained data: which weights move, in which direction, and how far."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from .errors import CollapsedModelError
 
@@ -127,6 +128,15 @@ class Search:
         )
 
 
+def norm(tensors: Iterable[torch.Tensor]) -> float:
+    """The 2-norm of several tensors as one vector; of the whole tensors where they are sharded over processes."""
+    total = 0.0
+    for tensor in tensors:
+        square = tensor.detach().double().square().sum()
+        total += (square.full_tensor() if isinstance(square, DTensor) else square).item()
+    return math.sqrt(total)
+
+
 @torch.no_grad()
 def search_length(
     direction: dict[nn.Parameter, torch.Tensor],
@@ -168,8 +178,7 @@ def search_length(
         [`CollapsedModelError`]: if the gradient is not finite.
     """
     originals = {parameter: parameter.detach().clone() for parameter in direction}
-    size = math.sqrt(sum(weight.double().square().sum().item() for weight in originals.values()))
-    slope = math.sqrt(sum(gradient.double().square().sum().item() for gradient in direction.values()))
+    size, slope = norm(originals.values()), norm(direction.values())
     if not math.isfinite(slope):
         raise CollapsedModelError("the gradient over the forget set is not finite; nothing is saved.")
     if start <= target or slope == 0:

@@ -18,6 +18,7 @@ from .data import ImageDataset, find_label_column, match_labels
 from .errors import CollapsedModelError, InputError, SaveError
 from .guard import CHANGE_LIMIT, DISTANCE_LIMIT, NUM_IMAGES, Guard
 from .hub import push_folder
+from .step_size import norm
 
 
 class UnlearningTrainer(Trainer):
@@ -166,17 +167,22 @@ class UnlearningTrainer(Trainer):
         Raises:
             [`CollapsedModelError`]: if the guard takes the result for destroyed; the model has its original weights.
         """
-        self._original_weights = {
-            name: parameter.detach().clone()
-            for name, parameter in self.model.named_parameters()
-            if parameter.requires_grad
-        }
+        if not self.is_fsdp_enabled:
+            self._original_weights = self.moving_weights()
         self.answers, self.passes = None, 0
         result = super().train(*args, **kwargs)
         self.finish()
         self.model.eval()
         self.check_collapse()
         return result
+
+    def moving_weights(self) -> dict[str, torch.Tensor]:
+        """A copy of the weights that may move."""
+        return {
+            name: parameter.detach().clone()
+            for name, parameter in self.model.named_parameters()
+            if parameter.requires_grad
+        }
 
     def finish(self) -> None:
         """What a method does after the last batch, when weights may still move."""
@@ -185,7 +191,10 @@ class UnlearningTrainer(Trainer):
 
     def observe_original(self) -> None:
         """Looks at the original model before it moves: its answers on the forget set, and the guard's probes."""
-        resumed = self.state.global_step > 0
+        resumed = self.state.global_step > 0 and not self.is_fsdp_enabled
+        if self.is_fsdp_enabled:
+            # Only now are the weights sharded as those they are compared with.
+            self._original_weights = self.moving_weights()
         if resumed:
             moved = self.swap_weights(self._original_weights)
         # Looking must not disturb the random numbers of the run, dropout's for one.
@@ -295,13 +304,9 @@ class UnlearningTrainer(Trainer):
 
     def distance_moved(self) -> float:
         """‖θ − θ₀‖₂ / ‖θ₀‖₂ over the weights that may move, θ₀ being those before unlearning."""
-        moved = size = 0.0
-        for name, parameter in self.model.named_parameters():
-            if name in self._original_weights:
-                original = self._original_weights[name]
-                moved = moved + (parameter.detach() - original).float().pow(2).sum()
-                size = size + original.float().pow(2).sum()
-        return (moved / size).sqrt().item()
+        parameters = dict(self.model.named_parameters())
+        moved = norm(parameters[name] - original for name, original in self._original_weights.items())
+        return moved / norm(self._original_weights.values())
 
     # ---- Saving and pushing ----
 
@@ -309,7 +314,7 @@ class UnlearningTrainer(Trainer):
         """Writes the model aside first and then moves it, so that no interruption leaves what looks like a model."""
         if not self.args.should_save:
             return
-        self.check_finite()
+        self.check_finite(state_dict if state_dict is not None else dict(self.model.named_parameters()))
         folder = Path(output_dir or self.args.output_dir)
         aside = folder / "incomplete"
         shutil.rmtree(aside, ignore_errors=True)
@@ -350,12 +355,12 @@ class UnlearningTrainer(Trainer):
     def _get_output_dir(self, trial):
         return str(self._checkpoint_dir) if self._checkpoint_dir else super()._get_output_dir(trial)
 
-    def check_finite(self) -> None:
+    def check_finite(self, weights: dict[str, torch.Tensor]) -> None:
         """
         Raises:
             [`CollapsedModelError`]: if a weight is NaN or infinite; such a model is never written.
         """
-        broken = [name for name, parameter in self.model.named_parameters() if not parameter.isfinite().all()]
+        broken = [name for name, weight in weights.items() if not weight.isfinite().all()]
         if broken:
             raise CollapsedModelError(
                 f"{len(broken)} weight tensors are not finite after unlearning (first: {broken[0]}); nothing is saved. "

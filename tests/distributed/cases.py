@@ -14,9 +14,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from conftest import make_model, make_split  # noqa: E402
 from datasets import DatasetDict  # noqa: E402
+from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
+from torch.distributed.tensor import Shard, distribute_tensor  # noqa: E402
 from transformers import ViTImageProcessorPil  # noqa: E402
 
 from hf_unlearn import JiTConfig, JiTTrainer, evaluate_unlearning  # noqa: E402
+from hf_unlearn.step_size import norm  # noqa: E402
 
 
 ARCHITECTURES = ("resnet", "vit")
@@ -81,6 +84,9 @@ def main(folder: str) -> None:
             batch_size=4,
         )  # fmt: skip
         results[architecture, "report"] = report
+    whole = torch.arange(12.0).view(4, 3)
+    sharded = distribute_tensor(whole, init_device_mesh("cpu", (trainer.accelerator.num_processes,)), [Shard(0)])
+    results["norm"] = (norm([sharded, whole]), sharded.to_local().shape)
     rank, processes = trainer.accelerator.process_index, trainer.accelerator.num_processes
     torch.save((processes, results), Path(folder) / f"rank{rank}.pt")
     trainer.end()

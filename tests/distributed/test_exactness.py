@@ -119,6 +119,13 @@ def test_automatic_step_on_two_processes_is_that_of_one(two_processes, architect
         assert_same_weights(weights, trainer.model.state_dict())
 
 
+def test_norm_of_a_sharded_tensor_is_that_of_the_whole(two_processes):
+    for _, results in two_processes:
+        value, local_shape = results["norm"]
+        assert tuple(local_shape) == (2, 3)
+        assert value == pytest.approx((2 * sum(number**2 for number in range(12))) ** 0.5)
+
+
 @pytest.mark.parametrize("architecture", cases.ARCHITECTURES)
 def test_evaluation_on_two_processes_is_that_of_one(two_processes, architecture):
     (_, first), (_, second) = two_processes
