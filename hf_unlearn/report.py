@@ -92,6 +92,22 @@ class UnlearningReport:
             console.print(f"Not measured: {METRICS[name][0]}, because {reason}.", highlight=False)
 
 
+def forget_set_report(accuracies: dict[str, float], num_forget: int) -> UnlearningReport:
+    """
+    The report of a run of which nothing but the forget set was looked at.
+
+    Args:
+        accuracies (`dict[str, float]`): on the forget set, by model.
+        num_forget (`int`): size of the forget set.
+    """
+    results = {
+        model: {"metrics": {"forget_accuracy": accuracy}, "class_accuracy": {}, "entropy_histogram": {}}
+        for model, accuracy in accuracies.items()
+    }
+    missing = {name: "no evaluation was run" for name in METRICS if name != "forget_accuracy"}
+    return UnlearningReport(results, splits={"forget": num_forget}, missing=missing)
+
+
 def percent(value: float | None) -> str:
     """A share as a percentage with one decimal; a dash if it was not measured."""
     return "–" if value is None else f"{100 * value:.1f}"

@@ -1,20 +1,14 @@
 """One run, from the request to the hub, in the order in which it happens."""
 
-import platform
-import time
-from dataclasses import asdict
-from datetime import datetime, timezone
 from pathlib import Path
 
-import torch
-import transformers
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 from transformers.trainer_utils import get_last_checkpoint
 
-from . import __version__, data
+from . import data
 from .arguments import DataArguments, ForgetArguments, ModelArguments, RunArguments
 from .errors import InputError, listing
 from .evaluation import collect_logits, evaluate_unlearning
@@ -22,10 +16,8 @@ from .forget_request import ForgetRequest
 from .hub import check_push
 from .methods.jit import JiTConfig, JiTTrainer
 from .metrics.unlearning_accuracy.unlearning_accuracy import accuracy
-from .model_card import write_model_card
-from .plots import save_figures
 from .processes import check_processes
-from .report import UnlearningReport, weights_sha256
+from .report import UnlearningReport
 
 
 def run(
@@ -46,7 +38,6 @@ def run(
         [`CollapsedModelError`]: if the unlearned model is not fit to be saved.
         [`HubPushError`]: if the push fails; everything is on disk then.
     """
-    started = datetime.now(timezone.utc)
     output_dir = Path(config.output_dir)
     # Asking for the number sets up the processes as the flags say, before anything else can.
     check_processes(config.world_size)
@@ -75,10 +66,7 @@ def run(
         forget_dataset=splits["forget"],
         **columns,
     )
-    hash_before = weights_sha256(model.state_dict())
-    start = time.perf_counter()
     trainer.train(resume_from_checkpoint=find_checkpoint(config))
-    seconds = time.perf_counter() - start
     if trainer.step is not None:
         say(trainer.step.describe())
     # Internal: the push comes last, with card and report.
@@ -97,37 +85,11 @@ def run(
         batch_size=config.per_device_eval_batch_size,
         **columns,
     )
-    last_logs = [entry for entry in trainer.state.log_history if "distance_moved" in entry]
-    report.run = {
-        "request": {"kind": request.kind if request else "folder", "description": describe(request)},
-        "model": public_name(model_args.model_name_or_path),
-        "model_revision": getattr(model.config, "_commit_hash", None),
-        "dataset": public_name(data_args.dataset_name or data_args.train_dir),
-        "architecture": model.config.architectures[0],
-        "method": trainer._name,
-        "preset": config.preset,
-        "paper": trainer._paper,
-        "hyperparameters": hyperparameters(config),
-        "forget_kind": config.forget_kind,
-        "change_elsewhere": trainer.change,
-        "step": asdict(trainer.step) if trainer.step is not None else None,
-        "passes": {"forget_set": trainer.passes, "guard_images": trainer.guard.passes} if trainer.step else None,
-        "updates": 1 if trainer.step is not None else trainer.state.global_step,
-        "distance_moved": last_logs[-1]["distance_moved"] if last_logs else None,
-        "seconds": round(seconds, 3),
-        "started": started.isoformat(timespec="seconds"),
-        "weights_sha256_before": hash_before,
-        "weights_sha256_after": weights_sha256(whole_weights(trainer)),
-        "environment": environment(trainer),
-    }
-
+    trainer.save_report(report, request, data_args.dataset_name or data_args.train_dir)
     if trainer.is_world_process_zero():
         if request is not None:
             # Stays here: the hub never sees who or what was forgotten.
             request.to_file(output_dir / "forget_request.yaml")
-        report.to_json(output_dir / "report.json")
-        save_figures(report, output_dir / "figures")
-        write_model_card(output_dir, config.hub_model_id)
         report.print()
         say(f"Model, card, report and pictures are in {output_dir}.")
     if config.push_to_hub:
@@ -359,46 +321,3 @@ def check_classes(train: Dataset, label_column: str, classes: list, label2id: di
     for name in classes:
         if name in label2id and name not in names and not str(name).isdigit():
             raise InputError("classes", f"the model knows {name!r} but the data has no such class: {listing(names)}.")
-
-
-def public_name(name_or_path: str | None) -> str | None:
-    """A hub id as it is; of a local path the last part alone, for the rest would tell about the machine."""
-    if name_or_path is not None and Path(name_or_path).exists():
-        return Path(name_or_path).absolute().name
-    return name_or_path
-
-
-def hyperparameters(config: JiTConfig) -> dict:
-    """The settings that decide the result: those of the automatic step, or those of the fixed one."""
-    names = ["step_rule", "sigma", "num_perturbations", "output_space", "strike_out_class", "moving_weights"]
-    names += ["forget_kind", "noise_clamp", "stop_gradient", "dropout", "seed", "bf16", "fp16"]
-    if config.step_rule == "fixed":
-        names += ["learning_rate", "loss_reduction", "num_train_epochs", "max_steps", "per_device_train_batch_size"]
-        names += ["gradient_accumulation_steps", "optim", "optim_args", "weight_decay", "lr_scheduler_type"]
-        names += ["max_grad_norm", "train_sampling_strategy", "data_seed"]
-    return {name: getattr(config, name) for name in names}
-
-
-def whole_weights(trainer: JiTTrainer) -> dict[str, torch.Tensor]:
-    """All parameters and buffers, put together where they are sharded over processes; called on all of them."""
-    model = trainer.model_wrapped if trainer.is_deepspeed_enabled else trainer.model
-    return trainer.accelerator.get_state_dict(model)
-
-
-def environment(trainer: JiTTrainer) -> dict:
-    """Versions, device and processes."""
-    import accelerate
-    import datasets
-
-    return {
-        "hf_unlearn": __version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "datasets": datasets.__version__,
-        "accelerate": accelerate.__version__,
-        "python": platform.python_version(),
-        "device": torch.cuda.get_device_name() if trainer.args.device.type == "cuda" else trainer.args.device.type,
-        "dtype": str(trainer.model.dtype).removeprefix("torch."),
-        "mixed_precision": trainer.accelerator.mixed_precision,
-        "processes": trainer.accelerator.num_processes,
-    }

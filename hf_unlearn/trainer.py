@@ -1,7 +1,9 @@
 """What all unlearning methods share: the Trainer that feeds the forget set to a loss and keeps the update exact."""
 
 import shutil
+import time
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
@@ -16,8 +18,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from .config import UnlearningConfig
 from .data import ImageDataset, find_label_column, match_labels
 from .errors import CollapsedModelError, InputError, SaveError
+from .facts import run_facts
 from .guard import CHANGE_LIMIT, DISTANCE_LIMIT, NUM_IMAGES, Guard
 from .hub import push_folder
+from .model_card import write_model_card
+from .plots import save_figures
+from .report import forget_set_report, weights_sha256
 from .step_size import norm
 
 
@@ -96,8 +102,11 @@ class UnlearningTrainer(Trainer):
         self.guard = self.change = None
         # Forward passes over the forget set, a backward pass counting as two.
         self.passes = 0
+        # What a method that searches its step found.
+        self.step = None
         self._original_weights = None
         self._checkpoint_dir = None
+        self._has_report = False
         self._sums = {}
 
     # ---- The update ----
@@ -169,11 +178,14 @@ class UnlearningTrainer(Trainer):
         """
         if not self.is_fsdp_enabled:
             self._original_weights = self.moving_weights()
-        self.answers, self.passes = None, 0
+        self.answers, self.passes, self._has_report = None, 0, False
+        self.sha256_before = weights_sha256(self.model.state_dict())
+        self.started, start = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.perf_counter()
         result = super().train(*args, **kwargs)
         self.finish()
         self.model.eval()
         self.check_collapse()
+        self.seconds = time.perf_counter() - start
         return result
 
     def moving_weights(self) -> dict[str, torch.Tensor]:
@@ -367,17 +379,37 @@ class UnlearningTrainer(Trainer):
                 "The step is too large."
             )
 
+    def save_report(self, report=None, request=None, dataset_name: str | None = None) -> None:
+        """
+        Writes `report.json`, the pictures and the model card into `output_dir`, after training.
+
+        Args:
+            report ([`UnlearningReport`], *optional*):
+                What [`evaluate_unlearning`] returned. Without it, the accuracy on the forget set is all that is known.
+            request ([`ForgetRequest`], *optional*):
+                What was forgotten; the card describes it in words that name no record.
+            dataset_name (`str`, *optional*):
+                Hub id or path of the dataset.
+        """
+        if report is None:
+            accuracies = {"original": self.start, "unlearned": self.forget_accuracy()}
+            report = forget_set_report(accuracies, len(self.train_dataset))
+        report.run = run_facts(self, request, dataset_name)
+        if self.is_world_process_zero():
+            folder = Path(self.args.output_dir)
+            report.to_json(folder / "report.json")
+            save_figures(report, folder / "figures")
+            self.create_model_card()
+        self._has_report = True
+
     def init_hf_repo(self, token=None, private=None):
         # Nothing is created on the hub before there is something to push.
         self.hub_model_id = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
         self.push_in_progress = None
 
     def create_model_card(self, **kwargs):
-        """Writes `README.md` from the report in `output_dir`; does nothing before there is a report."""
-        from .model_card import write_model_card
-
-        if (Path(self.args.output_dir) / "report.json").is_file():
-            write_model_card(self.args.output_dir, self.hub_model_id)
+        """Writes `README.md` from the report in `output_dir`."""
+        write_model_card(self.args.output_dir, self.hub_model_id or self.args.hub_model_id)
 
     def push_to_hub(self, commit_message="Unlearned model", token=None, revision=None, private=None, **kwargs):
         """
@@ -400,6 +432,8 @@ class UnlearningTrainer(Trainer):
             [`HubPushError`]: if the hub fails. Everything is on disk then.
         """
         self.save_model(_internal_call=True)
+        if not self._has_report:
+            self.save_report()
         if not self.is_world_process_zero():
             return None
         self.init_hf_repo()

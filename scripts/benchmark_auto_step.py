@@ -1,10 +1,10 @@
 """
 Measure the automatic step and its guard on small networks trained on Fashion-MNIST; the numbers of docs/auto_step.md:
 
-    python scripts/benchmark_auto_step.py train --models_dir models   # 12 networks, about 15 minutes on one CPU core
-    python scripts/benchmark_auto_step.py all --models_dir models     # class, bad, released, then summary
+    python scripts/benchmark_auto_step.py train --models_dir models   # 12 networks, about 20 minutes on one CPU core
+    python scripts/benchmark_auto_step.py all --models_dir models     # all parts below
 
-`class` forgets each class of each network with the defaults. `bad` runs settings that destroy a model, to see whether
+`class` forgets each class of each network with the defaults, `images` a random hundredth of the images. `bad` runs settings that destroy a model, to see whether
 the guard notices. `released` searches σ and η of the authors' rule with the test set in sight: no real request can.
 `summary` prints the tables and draws the guard's scatter. Each run adds one row to a CSV in --output_dir; a part that
 was interrupted goes on where it stopped. --data_dir holds the four files of the Debian package dataset-fashion-mnist.
@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from sklearn.metrics import roc_auc_score
 from torch.nn.functional import cross_entropy
 from transformers import (
     AutoImageProcessor,
@@ -79,15 +80,16 @@ BAD = {
     "automatic, step 4 times too long": {"stretch": 4.0},
     "automatic, step 10 times too long": {"stretch": 10.0},
     "a weight is NaN before": {"nan_weight": True},
-    "weights become NaN": {"settings": {"step_rule": "fixed", "learning_rate": 1e38}},
+    "fixed, η 1e38: weights overflow": {"settings": {"step_rule": "fixed", "learning_rate": 1e38}},
     "wrong processor: inverted": {"images": lambda x: -x},
     "wrong processor: bytes 0..255": {"images": lambda x: 127.5 * x + 127.5},
     "wrong processor: 0..1": {"images": lambda x: 0.5 * x + 0.5},
     "wrong processor: ImageNet's mean and deviation": {"images": lambda x: (0.5 * x + 0.05) / 0.225},
 }
+DRAWS = (7, 8)
 BAD_SEED, BAD_CLASSES, BAD_IMAGES = 1, (4, 7), 200
 RELEASED_SEED, RELEASED_CLASSES, RELEASED_IMAGES = 0, (3, 5), 300
-SIGMAS, RATES = (0.1, 0.5, 2.0), [1e-4 * 2**k for k in range(8)]
+SIGMAS, RATES = (0.5, 2.0, 0.1), [1e-4 * 2**k for k in range(8)]
 WRECK = 10.0  # points of retained accuracy
 
 
@@ -133,7 +135,7 @@ def train_models(options) -> None:
                 size={"shortest_edge": 28}, crop_pct=1.0, image_mean=[0.5] * 3, image_std=[0.5] * 3
             )
             processor.save_pretrained(folder)
-            print(f"{folder.name}: test accuracy {100 * test_accuracy(model, options).mean():.1f} %", flush=True)
+            print(f"{folder.name}: test accuracy {100 * test_hits(model, options).mean():.1f} %", flush=True)
 
 
 def model_folder(options, architecture: str, seed: int) -> Path:
@@ -141,16 +143,14 @@ def model_folder(options, architecture: str, seed: int) -> Path:
 
 
 @torch.no_grad()
-def test_accuracy(model, options, forget_class: int | None = None) -> np.ndarray:
-    """Whether each test image is right, as 0 or 1; with `forget_class`: (accuracy on it, on the others) in percent."""
+def test_hits(model, options) -> np.ndarray:
+    """Whether the model is right, 0 or 1 for each test image."""
     x, y = load_data(options.data_dir, "test")
     model.eval()
     logits = torch.cat([model(pixel_values=batch).logits for batch in x.split(500)])
     # argmax takes NaN for the largest value.
     right = ((logits.argmax(dim=-1) == y) & logits.isfinite().all(dim=-1)).double()
-    if forget_class is None:
-        return right.numpy()
-    return np.array([100 * right[y == forget_class].mean(), 100 * right[y != forget_class].mean()])
+    return right.numpy()
 
 
 class BenchmarkTrainer(JiTTrainer):
@@ -169,24 +169,20 @@ class BenchmarkTrainer(JiTTrainer):
 
 
 def unlearn(
-    options,
-    architecture,
-    seed,
-    forget_class,
-    num_images=None,
-    settings=None,
-    images=None,
-    stretch=1.0,
+    options, architecture, seed, forget_class=None, draw=None, num_images=None, settings=None, images=None, stretch=1.0,
     nan_weight=False,
-) -> dict:
-    """One request, with the defaults if nothing else is given, and what became of the model."""
+) -> dict:  # fmt: skip
+    """
+    One request, for a class or else for the random images of a draw, with the defaults if nothing else is given, and
+    what became of the model.
+    """
     folder = model_folder(options, architecture, seed)
     model = AutoModelForImageClassification.from_pretrained(folder)
-    forget_before, retain_before = original_accuracy(options, architecture, seed, forget_class)
+    hits = original_hits(options, architecture, seed)
+    forget_before, retain_before = test_accuracy(hits, options, forget_class)
     if nan_weight:
-        # The middle of the network: a weight that moves and on which every answer depends.
         with torch.no_grad():
-            list(model.classifier.parameters())[-1].view(-1)[0] = torch.nan
+            list(model.parameters())[-1].view(-1)[0] = torch.nan
     passes = {"forward": 0, "backward": 0}
 
     def count(module, args, kwargs, output):
@@ -195,7 +191,11 @@ def unlearn(
 
     hook = model.register_forward_hook(count, with_kwargs=True)
     x, y = load_data(options.data_dir, "train")
-    x = x[y == forget_class][:num_images]
+    if forget_class is None:
+        rows = torch.tensor(np.random.RandomState(draw).permutation(len(y))[:num_images])
+    else:
+        rows = (y == forget_class).nonzero()[:num_images, 0]
+    x, y = x[rows], y[rows]
     x = images(x) if images else x
     settings = {"per_device_train_batch_size": 64} | (settings or {})
     if "preset" in settings:
@@ -210,7 +210,7 @@ def unlearn(
                 **settings,
             ),
             processing_class=AutoImageProcessor.from_pretrained(folder),
-            forget_dataset=[{"pixel_values": image, "labels": forget_class} for image in x],
+            forget_dataset=[{"pixel_values": image, "labels": k} for image, k in zip(x, y.tolist(), strict=True)],
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
         trainer.stretch = stretch
@@ -222,7 +222,8 @@ def unlearn(
             raised = True
     seconds = time.time() - started
     hook.remove()
-    forget, retain = test_accuracy(model, options, forget_class)
+    forget, retain = test_accuracy(test_hits(model, options), options, forget_class)
+    membership = {} if forget_class is not None else {"membership_auc": membership_auc(model, options, x, y)}
     distance = trainer.distance_moved()
     if not raised:
         # The package's own verdict on the same weights; it puts the original ones back.
@@ -246,22 +247,35 @@ def unlearn(
         "target": 100 * step.target if step else "",
         "reached": 100 * step.accuracy if step else "",
         "evaluations": step.evaluations if step else "",
+        **membership,
         **passes,
         "seconds": seconds,
     }
 
 
 @cache
-def original_accuracy(options, architecture: str, seed: int, forget_class: int) -> tuple[float, float]:
-    right, (_, y) = all_right(options, architecture, seed), load_data(options.data_dir, "test")
-    return 100 * right[y == forget_class].mean(), 100 * right[y != forget_class].mean()
+def original_hits(options, architecture: str, seed: int) -> np.ndarray:
+    model = AutoModelForImageClassification.from_pretrained(model_folder(options, architecture, seed))
+    return test_hits(model, options)
 
 
-@cache
-def all_right(options, architecture: str, seed: int) -> np.ndarray:
-    return test_accuracy(
-        AutoModelForImageClassification.from_pretrained(model_folder(options, architecture, seed)), options
-    )
+def test_accuracy(hits: np.ndarray, options, forget_class: int | None) -> tuple[float, float]:
+    """In percent, on the class to forget and on the others; without a class, on none and on all."""
+    _, y = load_data(options.data_dir, "test")
+    if forget_class is None:
+        return float("nan"), 100 * hits.mean()
+    return 100 * hits[y == forget_class].mean(), 100 * hits[y != forget_class].mean()
+
+
+@torch.no_grad()
+def membership_auc(model, options, x: torch.Tensor, y: torch.Tensor) -> float:
+    """How well the loss tells forget images from 2,000 test images; 0.5: not at all."""
+    test_x, test_y = load_data(options.data_dir, "test")
+    losses = [
+        cross_entropy(model(pixel_values=images).logits, labels, reduction="none").numpy()
+        for images, labels in ((x, y), (test_x[:2000], test_y[:2000]))
+    ]
+    return roc_auc_score(np.repeat([1, 0], [len(x), 2000]), -np.concatenate(losses))
 
 
 # ---- The parts ----
@@ -287,7 +301,7 @@ def benchmark(options, part: str, jobs: list[tuple[dict, dict]], enough: float =
             if done[name] > enough:
                 return
             continue
-        result = unlearn(options, key["architecture"], key["seed"], key["forget_class"], **arguments)
+        result = unlearn(options, key["architecture"], key["seed"], key.get("forget_class"), **arguments)
         row = key | {name: round(v, 5) if isinstance(v, float) else v for name, v in result.items()}
         new = not path.exists()
         with open(path, "a", newline="") as file:
@@ -329,20 +343,35 @@ def run_bad(options) -> None:
     )
 
 
-def run_released(options) -> None:
-    for k in RELEASED_CLASSES:
+def run_images(options) -> None:
+    jobs = []
+    for seed in SEEDS:
         for a in RECIPES:
-            images = {"num_images": RELEASED_IMAGES}
-            benchmark(
-                options, "released", [(name_row(a, RELEASED_SEED, k, rule="automatic", sigma=0.5, rate=""), images)]
-            )
-            for sigma in SIGMAS:
-                jobs = []
-                for rate in RATES:
-                    key = name_row(a, RELEASED_SEED, k, rule="released", sigma=sigma, rate=rate)
-                    jobs.append((key, {"settings": {**RELEASED, "sigma": sigma, "learning_rate": rate}, **images}))
-                # Rates above one that destroys half the model are skipped.
-                benchmark(options, "released", jobs, enough=40.0)
+            # With unseen images at hand, the accuracy on them is the target.
+            unseen = {"forget_target": float(original_hits(options, a, seed).mean())}
+            for draw in DRAWS:
+                for target, more in (("stand-in", {}), ("unseen images", unseen)):
+                    key = {"architecture": a, "seed": seed, "draw": draw, "target_from": target}
+                    arguments = {"draw": draw, "num_images": 120, "settings": {"forget_kind": "images", **more}}
+                    jobs.append((key, arguments))
+    benchmark(options, "images", jobs)
+
+
+def run_released(options) -> None:
+    images = {"num_images": RELEASED_IMAGES}
+    cells = [(a, RELEASED_SEED, k) for k in RELEASED_CLASSES for a in RECIPES]
+    automatic = [(name_row(*cell, rule="automatic", sigma=0.5, rate=""), images) for cell in cells]
+    benchmark(options, "released", automatic)
+    for sigma in SIGMAS:
+        for cell in cells:
+            jobs = []
+            for rate in RATES:
+                settings = {**RELEASED, "sigma": sigma, "learning_rate": rate}
+                jobs.append(
+                    (name_row(*cell, rule="released", sigma=sigma, rate=rate), {"settings": settings, **images})
+                )
+            # Rates above one that destroys half the model are skipped.
+            benchmark(options, "released", jobs, enough=40.0)
 
 
 # ---- What came out ----
@@ -353,7 +382,7 @@ def summarise(options) -> None:
         part: [
             {name: number(value) for name, value in row.items()} for row in read(options.output_dir / f"{part}.csv")
         ]
-        for part in ("class", "bad", "released")
+        for part in ("class", "images", "bad", "released")
     }
 
     def spread(values):
@@ -377,6 +406,19 @@ def summarise(options) -> None:
         print(f"passes per image: {spread(search)} without the guard, {spread(everything)} with it")
         for row in sorted(rows["class"], key=lambda row: -row["lost"])[:5]:
             print("  most lost:", row["architecture"], row["seed"], NAMES[row["forget_class"]], row["lost"])
+
+    print("\n| random images, target from | runs | set minus unseen, points | points lost | AUC after | stopped |")
+    print("|:--|--:|--:|--:|--:|--:|")
+    for target in ("stand-in", "unseen images"):
+        those = [row for row in rows["images"] if row["target_from"] == target]
+        if those:
+            # Compared with the unlearned model's own accuracy on unseen images.
+            gaps = [row["reached"] - row["retain_test"] for row in those]
+            cells = " | ".join(map(spread, [gaps, *([row[n] for row in those] for n in ("lost", "membership_auc"))]))
+            print(f"| {target} | {len(those)} | {cells} | {sum(row['stopped'] for row in those)} |")
+            print(
+                f"  further than 2: {sum(abs(g) > 2 for g in gaps)}, lost over 1: {sum(r['lost'] > 1 for r in those)}"
+            )
 
     print(
         f"\n| bad setting | runs | points lost, each | forget test, median % | stopped | of those that lost > {WRECK:g} |"
@@ -477,7 +519,14 @@ def draw(parts: dict[str, list[dict]], path: Path) -> None:
     print(f"{path} (limits: {CHANGE_LIMIT}, {100 * DISTANCE_LIMIT:.0f} % of the weights)")
 
 
-PARTS = {"train": train_models, "class": run_class, "bad": run_bad, "released": run_released, "summary": summarise}
+PARTS = {
+    "train": train_models,
+    "class": run_class,
+    "images": run_images,
+    "bad": run_bad,
+    "released": run_released,
+    "summary": summarise,
+}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -488,5 +537,5 @@ if __name__ == "__main__":
     options = parser.parse_args(namespace=Options())
     transformers.utils.logging.disable_progress_bar()
     options.output_dir.mkdir(parents=True, exist_ok=True)
-    for part in ["class", "bad", "released", "summary"] if options.part == "all" else [options.part]:
+    for part in ["class", "images", "bad", "released", "summary"] if options.part == "all" else [options.part]:
         PARTS[part](options)

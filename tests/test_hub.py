@@ -78,9 +78,12 @@ def test_round_trip(hub, architecture, saved_dataset, tmp_path):
         assert torch.equal(buffer, result["buffers"][name]), f"{name} moved"
     repo = hub.repos["tester/unlearned"]
     assert repo.private
-    assert set(repo.history("main")[-1].files) - {".gitattributes"} == {
-        "config.json", "model.safetensors", "preprocessor_config.json"
+    pushed = repo.history("main")[-1].files
+    assert set(pushed) - {".gitattributes"} == {
+        "config.json", "model.safetensors", "preprocessor_config.json", "README.md", "report.json",
+        "figures/accuracy.png",
     }  # fmt: skip
+    assert "Not measured: retain test, because no evaluation was run." in pushed["README.md"].decode()
 
 
 def test_run_pushes_everything_in_one_private_commit(hub, saved_model, saved_dataset, tmp_path):

@@ -177,7 +177,6 @@ class JiTTrainer(UnlearningTrainer):
             self.pixel_range = pixel_range(self.processing_class)
         if self.args.step_rule == "auto" and self.is_deepspeed_enabled:
             raise InputError("step_rule", "'auto' does not run under DeepSpeed. Use FSDP, or --step_rule fixed.")
-        self.step = None
 
     def train(self, *args, **kwargs):
         frozen = self.freeze_early_weights() if self.args.moving_weights == "last_stage" else []

@@ -1,0 +1,97 @@
+"""The facts of a run that the report, the card and, later, the record hold."""
+
+import platform
+from dataclasses import asdict
+from pathlib import Path
+
+import accelerate
+import datasets
+import torch
+import transformers
+
+from . import __version__
+from .forget_request import ForgetRequest
+from .report import weights_sha256
+
+
+def run_facts(trainer, request: ForgetRequest | None = None, dataset_name: str | None = None) -> dict:
+    """
+    What ran, on what, with which outcome. Called on all processes, after training.
+
+    Args:
+        trainer ([`UnlearningTrainer`]):
+            Has been trained.
+        request ([`ForgetRequest`], *optional*):
+            What was forgotten; described in words that name no record.
+        dataset_name (`str`, *optional*):
+            Hub id or path of the dataset.
+
+    Returns:
+        `dict`: JSON values only; no path of the machine, no token, no record.
+    """
+    step = trainer.step
+    return {
+        "request": {
+            "kind": request.kind if request else trainer.args.forget_kind,
+            "description": request.describe() if request else "a set of images",
+        },
+        "model": public_name(trainer.model.name_or_path or "model"),
+        "model_revision": getattr(trainer.model.config, "_commit_hash", None),
+        "dataset": public_name(dataset_name),
+        "architecture": trainer.model.config.architectures[0],
+        "method": trainer._name,
+        "preset": trainer.args.preset,
+        "paper": trainer._paper,
+        "hyperparameters": hyperparameters(trainer.args),
+        "forget_kind": trainer.args.forget_kind,
+        "change_elsewhere": trainer.change,
+        "step": asdict(step) if step is not None else None,
+        "passes": {"forget_set": trainer.passes, "guard_images": trainer.guard.passes} if step is not None else None,
+        "updates": 1 if step is not None else trainer.state.global_step,
+        "distance_moved": trainer.distance_moved(),
+        "seconds": round(trainer.seconds, 3),
+        "started": trainer.started,
+        "weights_sha256_before": trainer.sha256_before,
+        "weights_sha256_after": weights_sha256(whole_weights(trainer)),
+        "environment": environment(trainer),
+    }
+
+
+def public_name(name_or_path: str | None) -> str | None:
+    """A hub id as it is; of a local path the last part alone, for the rest would tell about the machine."""
+    if name_or_path is not None and Path(name_or_path).exists():
+        return Path(name_or_path).absolute().name
+    return name_or_path
+
+
+def hyperparameters(config) -> dict:
+    """The settings that decide the result: those of the automatic step, or those of the fixed one."""
+    names = ["step_rule", "sigma", "num_perturbations", "output_space", "strike_out_class", "moving_weights"]
+    names += ["forget_kind", "noise_clamp", "stop_gradient", "dropout", "seed", "bf16", "fp16"]
+    if config.step_rule == "fixed":
+        names += ["learning_rate", "loss_reduction", "num_train_epochs", "max_steps", "per_device_train_batch_size"]
+        names += ["gradient_accumulation_steps", "optim", "optim_args", "weight_decay", "lr_scheduler_type"]
+        names += ["max_grad_norm", "train_sampling_strategy", "data_seed"]
+    return {name: getattr(config, name) for name in names}
+
+
+def whole_weights(trainer) -> dict[str, torch.Tensor]:
+    """All parameters and buffers, put together where they are sharded over processes; called on all of them."""
+    model = trainer.model_wrapped if trainer.is_deepspeed_enabled else trainer.model
+    return trainer.accelerator.get_state_dict(model)
+
+
+def environment(trainer) -> dict:
+    """Versions, device and processes."""
+    return {
+        "hf_unlearn": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "datasets": datasets.__version__,
+        "accelerate": accelerate.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name() if trainer.args.device.type == "cuda" else trainer.args.device.type,
+        "dtype": str(trainer.model.dtype).removeprefix("torch."),
+        "mixed_precision": trainer.accelerator.mixed_precision,
+        "processes": trainer.accelerator.num_processes,
+    }
