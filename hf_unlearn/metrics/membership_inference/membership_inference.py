@@ -1,11 +1,16 @@
-"""Membership inference on the entropy of the output, as in the JiT paper."""
+"""Membership inference from one model's outputs: the JiT paper's attack on the entropy, and four attacks beside it."""
 
 import datasets
 import evaluate
 import numpy as np
 
+from hf_unlearn.metrics.checks import by_split
 
-_DESCRIPTION = "Share of forget images that an attack on the output's entropy takes for training images."
+
+_DESCRIPTION = (
+    "Share of forget images that the JiT paper's attack on the output's entropy takes for training images, and how well "
+    "entropy, loss, confidence and modified entropy tell forget images from unseen ones."
+)
 
 _CITATION = """
 @article{foster2025jit,
@@ -14,18 +19,30 @@ _CITATION = """
   journal={Transactions on Machine Learning Research},
   year={2025}
 }
+@inproceedings{song2021systematic,
+  title={Systematic Evaluation of Privacy Risks of Machine Learning Models},
+  author={Song, Liwei and Mittal, Prateek},
+  booktitle={USENIX Security Symposium},
+  year={2021}
+}
 """
 
 _KWARGS_DESCRIPTION = """
 Args:
     predictions (`list[list[float]]`): one row of probabilities per image.
-    references (`list[int]`): the label of each image; not used by this attack.
+    references (`list[int]`): the label of each image.
     splits (`list[str]`): "retain" (training images, the members), "test" (non-members) or "forget" per image.
 
 Returns:
-    `dict[str, float]`: `membership_inference`, between 0 and 1. The goal is the value of a model retrained without the
-    forget images, not 0.
+    `dict[str, float]`: `membership_inference`, the paper's number, between 0 and 1: the goal is the value of a model
+    retrained without the forget images, not 0. For each statistic (`entropy`, `loss`, `confidence`,
+    `modified_entropy`), how well it tells forget images (members) from test images (non-members):
+    `<statistic>_attack_auc`, `<statistic>_attack_tpr_at_1_percent_fpr`, `<statistic>_attack_tpr_at_0.1_percent_fpr`,
+    and, from two images of each split on, `<statistic>_attack_accuracy` and `<statistic>_attack_balanced_accuracy`.
 """
+
+# Stands for a probability of 0 inside a logarithm, as in the code of Song and Mittal.
+SMALLEST = 1e-30
 
 
 def entropy(probabilities: np.ndarray) -> np.ndarray:
@@ -37,6 +54,43 @@ def entropy(probabilities: np.ndarray) -> np.ndarray:
     """
     logs = np.log(probabilities, out=np.zeros_like(probabilities, dtype=np.float64), where=probabilities > 0)
     return -(probabilities * logs).sum(axis=1)
+
+
+def confidence(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """
+    Probability p_y of the label (Song and Mittal, arXiv 2003.10595).
+
+    Args:
+        probabilities (`np.ndarray` of shape `(n, K)`): rows that sum to 1.
+        labels (`np.ndarray` of shape `(n,)`): labels.
+    """
+    return probabilities[np.arange(len(labels)), labels]
+
+
+def loss(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """
+    Cross entropy −ln p_y (Yeom et al., arXiv 1709.01604); p_y below 1e-30 counts as 1e-30.
+
+    Args:
+        probabilities (`np.ndarray` of shape `(n, K)`): rows that sum to 1.
+        labels (`np.ndarray` of shape `(n,)`): labels.
+    """
+    return -np.log(np.maximum(confidence(probabilities, labels), SMALLEST))
+
+
+def modified_entropy(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """
+    −(1 − p_y) ln p_y − Σ_{k≠y} p_k ln(1 − p_k) (Song and Mittal, arXiv 2003.10595): unlike the entropy, high for a
+    confident wrong answer. Inside a logarithm, values below 1e-30 count as 1e-30.
+
+    Args:
+        probabilities (`np.ndarray` of shape `(n, K)`): rows that sum to 1.
+        labels (`np.ndarray` of shape `(n,)`): labels.
+    """
+    others = -probabilities * np.log(np.maximum(1 - probabilities, SMALLEST))
+    # Each row loses the term of its own label only.
+    others[np.arange(len(labels)), labels] = 0
+    return (1 - confidence(probabilities, labels)) * loss(probabilities, labels) + others.sum(axis=1)
 
 
 def entropy_attack(retain: np.ndarray, test: np.ndarray, forget: np.ndarray) -> float:
@@ -57,6 +111,66 @@ def entropy_attack(retain: np.ndarray, test: np.ndarray, forget: np.ndarray) -> 
     return float(attack.predict(forget[:, None]).mean())
 
 
+def area_under_curve(members: np.ndarray, others: np.ndarray) -> float:
+    """
+    Area under the ROC curve: Pr[s(member) > s(other)] + ½ Pr[s(member) = s(other)].
+
+    Args:
+        members, others (`np.ndarray` of shape `(n,)`): scores, larger for members.
+    """
+    others = np.sort(others)
+    below = np.searchsorted(others, members, side="left")
+    up_to = np.searchsorted(others, members, side="right")
+    return float((below + up_to).sum() / (2 * len(members) * len(others)))
+
+
+def tpr_at_fpr(members: np.ndarray, others: np.ndarray, fpr: float) -> float:
+    """
+    Largest share of members called so by a threshold that calls at most the share `fpr` of the others members
+    (Carlini et al., arXiv 2112.03570). With fewer than 1/`fpr` others that is none of them.
+
+    Args:
+        members, others (`np.ndarray` of shape `(n,)`): scores, larger for members.
+        fpr (`float`): false positive rate.
+    """
+    # The small number undoes products such as 0.01 · 2900 = 28.999…
+    allowed = int(fpr * len(others) + 1e-9)
+    if allowed >= len(others):
+        return 1.0
+    threshold = np.sort(others)[len(others) - 1 - allowed]
+    return float(np.mean(members > threshold))
+
+
+def cross_validated_attack(members: np.ndarray, others: np.ndarray, num_folds: int = 10) -> tuple[float, float]:
+    """
+    A logistic regression with balanced classes on one standardized number, each image judged by a regression that was
+    fitted without its fold. Folds are drawn from the sorted values, so the order of the images does not matter.
+
+    Args:
+        members, others (`np.ndarray` of shape `(n,)`): at least two values each.
+        num_folds (`int`, *optional*, defaults to 10): at most; never more than there are members or others.
+
+    Returns:
+        `tuple[float, float]`: accuracy and balanced accuracy.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    num_folds = min(num_folds, len(members), len(others))
+    rng = np.random.default_rng(0)
+    values = np.concatenate([np.sort(members), np.sort(others)])
+    truth = np.arange(len(values)) < len(members)
+    folds = np.concatenate([rng.permutation(np.arange(len(part)) % num_folds) for part in (members, others)])
+    answers = np.empty_like(truth)
+    for fold in range(num_folds):
+        held_out = folds == fold
+        mean, std = values[~held_out].mean(), values[~held_out].std()
+        scaled = ((values - mean) / (std if std > 0 else 1))[:, None]
+        attack = LogisticRegression(class_weight="balanced").fit(scaled[~held_out], truth[~held_out])
+        answers[held_out] = attack.predict(scaled[held_out])
+    right = answers == truth
+    return float(right.mean()), float((right[truth].mean() + right[~truth].mean()) / 2)
+
+
 class MembershipInference(evaluate.Metric):
     def _info(self):
         return evaluate.MetricInfo(
@@ -73,10 +187,30 @@ class MembershipInference(evaluate.Metric):
         )
 
     def _compute(self, predictions, references, splits):
-        splits = np.asarray(splits)
-        entropies = entropy(np.asarray(predictions))
-        parts = {split: entropies[splits == split] for split in ("retain", "test", "forget")}
-        for split, values in parts.items():
-            if len(values) == 0:
-                raise ValueError(f"membership_inference needs at least one image of the split {split!r}.")
-        return {"membership_inference": entropy_attack(**parts)}
+        parts = by_split(
+            "membership_inference",
+            splits,
+            rows={"predictions": predictions},
+            labels={"references": references},
+            required=("retain", "test", "forget"),
+        )
+        entropies = {split: entropy(parts[split]["predictions"]) for split in ("retain", "test", "forget")}
+        results = {"membership_inference": entropy_attack(**entropies)}
+
+        # Each is turned so that it is larger for members: they have the lower entropy and loss.
+        scores = {
+            "entropy": lambda part: -entropy(part["predictions"]),
+            "loss": lambda part: -loss(part["predictions"], part["references"]),
+            "confidence": lambda part: confidence(part["predictions"], part["references"]),
+            "modified_entropy": lambda part: -modified_entropy(part["predictions"], part["references"]),
+        }
+        for name, score in scores.items():
+            members, others = score(parts["forget"]), score(parts["test"])
+            results[f"{name}_attack_auc"] = area_under_curve(members, others)
+            results[f"{name}_attack_tpr_at_1_percent_fpr"] = tpr_at_fpr(members, others, 0.01)
+            results[f"{name}_attack_tpr_at_0.1_percent_fpr"] = tpr_at_fpr(members, others, 0.001)
+            if min(len(members), len(others)) > 1:
+                accuracy, balanced = cross_validated_attack(members, others)
+                results[f"{name}_attack_accuracy"] = accuracy
+                results[f"{name}_attack_balanced_accuracy"] = balanced
+        return results

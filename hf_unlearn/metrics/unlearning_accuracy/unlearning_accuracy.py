@@ -1,11 +1,15 @@
-"""Accuracy by split: on what was to be forgotten and on what was to be kept."""
+"""Accuracy by split and class: on what was to be forgotten and on what was to be kept."""
 
 import datasets
 import evaluate
 import numpy as np
 
+from hf_unlearn.metrics.checks import by_split
 
-_DESCRIPTION = "Accuracy on each of the splits of an unlearning run: forget, retain, test."
+
+_DESCRIPTION = (
+    "Accuracy on each of the splits of an unlearning run (forget, retain, test) and on each of their classes."
+)
 
 _KWARGS_DESCRIPTION = """
 Args:
@@ -15,13 +19,15 @@ Args:
 
 Returns:
     `dict[str, float]`: `unlearning_accuracy`, the accuracy on the split "forget" (or, without one, on all images),
-    and `accuracy_<split>` for each split, all between 0 and 1.
+    `accuracy_<split>` for each split and `accuracy_<split>_class_<label>` for each class that occurs in it, all
+    between 0 and 1.
 """
 
 
 def accuracy(predictions: np.ndarray, references: np.ndarray) -> float:
     """
-    Share of images whose largest prediction is at their label.
+    Share of images whose largest prediction is at their label, (1/n) Σ 1[argmax_k p_k = y]. Of equal predictions the
+    first counts.
 
     Args:
         predictions (`np.ndarray` of shape `(n, K)`): probabilities or logits.
@@ -54,10 +60,21 @@ class UnlearningAccuracy(evaluate.Metric):
         )
 
     def _compute(self, predictions, references, splits):
-        predictions, references, splits = np.asarray(predictions), np.asarray(references), np.asarray(splits)
-        by_split = {
-            f"accuracy_{split}": accuracy(predictions[splits == split], references[splits == split])
-            for split in np.unique(splits)
+        parts = by_split(
+            "unlearning_accuracy",
+            splits,
+            rows={"predictions": predictions},
+            labels={"references": references},
+            required=(),
+            probabilities=False,
+        )
+        by_class = {
+            f"accuracy_{split}_class_{label}": value
+            for split, part in parts.items()
+            for label, value in class_accuracy(**part).items()
         }
-        main = by_split.get("accuracy_forget", accuracy(predictions, references))
-        return {"unlearning_accuracy": main, **by_split}
+        results = {f"accuracy_{split}": accuracy(**part) for split, part in parts.items()}
+        main = results.get("accuracy_forget")
+        if main is None:
+            main = accuracy(np.asarray(predictions), np.asarray(references))
+        return {"unlearning_accuracy": main, **results, **by_class}

@@ -1,0 +1,74 @@
+"""Euclidean distance between the outputs of two models, image by image."""
+
+import datasets
+import evaluate
+import numpy as np
+
+from hf_unlearn.metrics.checks import by_split
+
+
+_DESCRIPTION = (
+    "Mean Euclidean distance between the probabilities of the unlearned and the retrained model on each split."
+)
+
+_CITATION = """
+@inproceedings{golatkar2021mixed,
+  title={Mixed-Privacy Forgetting in Deep Networks},
+  author={Golatkar, Aditya and Achille, Alessandro and Ravichandran, Avinash and Polito, Marzia and Soatto, Stefano},
+  booktitle={IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year={2021}
+}
+
+@inproceedings{chundawat2023bad,
+  title={Can Bad Teaching Induce Forgetting? Unlearning in Deep Networks using an Incompetent Teacher},
+  author={Chundawat, Vikram S and Tarun, Ayush K and Mandal, Murari and Kankanhalli, Mohan},
+  booktitle={AAAI Conference on Artificial Intelligence},
+  year={2023}
+}
+"""
+
+_KWARGS_DESCRIPTION = """
+Args:
+    predictions (`list[list[float]]`): one row of probabilities per image, of the unlearned model.
+    references (`list[list[float]]`): the retrained (or any other) model's row for the same image.
+    splits (`list[str]`): "retain", "test" or "forget" per image.
+
+Returns:
+    `dict[str, float]`: `activation_distance`, the mean over the split "forget", and `activation_distance_<split>` for each split, between 0 and √2.
+"""
+
+
+def activation_distance(predictions: np.ndarray, references: np.ndarray) -> np.ndarray:
+    """
+    Euclidean distance ‖p − q‖₂ of each pair of rows (Chundawat et al., arXiv 2205.08096).
+
+    Args:
+        predictions, references (`np.ndarray` of shape `(n, K)`): rows that sum to 1.
+
+    Returns:
+        `np.ndarray` of shape `(n,)`: between 0 and √2.
+    """
+    return np.sqrt(((predictions - references) ** 2).sum(axis=1))
+
+
+class ActivationDistance(evaluate.Metric):
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_KWARGS_DESCRIPTION,
+            features=datasets.Features(
+                {
+                    "predictions": datasets.Sequence(datasets.Value("float64")),
+                    "references": datasets.Sequence(datasets.Value("float64")),
+                    "splits": datasets.Value("string"),
+                }
+            ),
+        )
+
+    def _compute(self, predictions, references, splits):
+        parts = by_split("activation_distance", splits, rows={"predictions": predictions, "references": references})
+        values = {split: float(activation_distance(**part).mean()) for split, part in parts.items()}
+        return {"activation_distance": values["forget"]} | {
+            f"activation_distance_{split}": value for split, value in values.items()
+        }

@@ -1,0 +1,86 @@
+"""Mean gap of an unlearned model's accuracies to those of a retrained one."""
+
+import datasets
+import evaluate
+import numpy as np
+
+from hf_unlearn.metrics.checks import by_split
+from hf_unlearn.metrics.membership_inference.membership_inference import entropy, entropy_attack
+from hf_unlearn.metrics.unlearning_accuracy.unlearning_accuracy import accuracy
+
+
+_DESCRIPTION = (
+    "Mean absolute difference between the unlearned and the retrained model in forget, retain and test accuracy, with "
+    "and without membership inference."
+)
+
+_CITATION = """
+@inproceedings{fan2024salun,
+  title={SalUn: Empowering Machine Unlearning via Gradient-based Weight Saliency in Both Image Classification and Generation},
+  author={Fan, Chongyu and Liu, Jiancheng and Zhang, Yihua and Wong, Eric and Wei, Dennis and Liu, Sijia},
+  booktitle={International Conference on Learning Representations},
+  year={2024}
+}
+"""
+
+_KWARGS_DESCRIPTION = """
+Args:
+    predictions (`list[list[float]]`): one row of probabilities per image, of the unlearned model.
+    references (`list[list[float]]`): the retrained model's row for the same image.
+    labels (`list[int]`): the label of each image.
+    splits (`list[str]`): "retain", "test" or "forget" per image; all three must occur.
+
+Returns:
+    `dict[str, float]`: `average_gap`, over the three accuracies, `gap_<split>` for each of them,
+    `gap_membership_inference` (of the paper's attack on the entropy) and `average_gap_with_membership_inference`, all
+    between 0 and 1.
+"""
+
+
+def average_gap(unlearned: dict[str, float], retrained: dict[str, float]) -> float:
+    """
+    Mean gap (1/|M|) Σ_{m∈M} |m(unlearned) − m(retrained)| over the measures M (Fan et al., arXiv 2310.12508).
+
+    Args:
+        unlearned, retrained (`dict[str, float]`): the same measures of both models.
+    """
+    return float(np.mean([abs(unlearned[name] - retrained[name]) for name in unlearned]))
+
+
+class AverageGap(evaluate.Metric):
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_KWARGS_DESCRIPTION,
+            features=datasets.Features(
+                {
+                    "predictions": datasets.Sequence(datasets.Value("float64")),
+                    "references": datasets.Sequence(datasets.Value("float64")),
+                    "labels": datasets.Value("int64"),
+                    "splits": datasets.Value("string"),
+                }
+            ),
+        )
+
+    def _compute(self, predictions, references, labels, splits):
+        parts = by_split(
+            "average_gap",
+            splits,
+            rows={"predictions": predictions, "references": references},
+            labels={"labels": labels},
+            required=("forget", "retain", "test"),
+        )
+        measures = []
+        for model in ("predictions", "references"):
+            accuracies = {
+                split: accuracy(parts[split][model], parts[split]["labels"]) for split in ("forget", "retain", "test")
+            }
+            attack = entropy_attack(**{split: entropy(parts[split][model]) for split in accuracies})
+            measures.append(accuracies | {"membership_inference": attack})
+        unlearned, retrained = measures
+        return {
+            "average_gap": average_gap({split: unlearned[split] for split in ("forget", "retain", "test")}, retrained),
+            "average_gap_with_membership_inference": average_gap(unlearned, retrained),
+            **{f"gap_{name}": abs(unlearned[name] - retrained[name]) for name in unlearned},
+        }

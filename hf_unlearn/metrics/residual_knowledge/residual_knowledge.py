@@ -1,0 +1,104 @@
+"""Residual knowledge: how much more often than a retrained model the unlearned one knows images near the forgotten."""
+
+import datasets
+import evaluate
+import numpy as np
+
+from hf_unlearn.metrics.checks import by_split
+
+
+_DESCRIPTION = (
+    "Ratio of how often the unlearned and the retrained model recognize perturbed copies of the forget images, and the "
+    "share of forget images that the unlearned model recognizes more often."
+)
+
+_CITATION = """
+@inproceedings{hsu2025unseen,
+  title={The Unseen Threat: Residual Knowledge in Machine Unlearning under Perturbed Samples},
+  author={Hsu, Hsiang and Niroula, Pradeep and He, Zichang and Brugere, Ivan and Lecue, Freddy and Chen, Chun-Fu},
+  booktitle={Advances in Neural Information Processing Systems},
+  year={2025}
+}
+"""
+
+_KWARGS_DESCRIPTION = """
+Args:
+    predictions (`list[list[float]]`): one row of probabilities per perturbed copy of a forget image, of the unlearned
+        model.
+    references (`list[list[float]]`): the retrained model's row for the same copy.
+    labels (`list[int]`): the label of the image.
+    images (`list[int]`): number of the image that the row is a copy of.
+    splits (`list[str]`): "forget" for each row to be used.
+
+Returns:
+    `dict[str, float]`: `residual_knowledge`, the ratio over all copies (1 is ideal; infinity if only the unlearned
+    model recognizes any), `share_of_images_with_residual_knowledge`, `recognized_by_unlearned` and
+    `recognized_by_retrained`, between 0 and 1.
+"""
+
+
+def residual_knowledge(unlearned: np.ndarray, retrained: np.ndarray) -> float:
+    """
+    r_τ = Pr[u(x') = y] / Pr[r(x') = y] over the copies x' in the ball of radius τ (Hsu et al., arXiv 2601.22359). Where
+    neither model recognizes a copy, they agree and the ratio is 1.
+
+    Args:
+        unlearned, retrained (`np.ndarray` of shape `(n,)`): whether the model names the label of each copy.
+
+    Returns:
+        `float`: at least 0; infinity if only the unlearned model recognizes any copy.
+    """
+    known, expected = float(np.mean(unlearned)), float(np.mean(retrained))
+    if expected == 0:
+        return 1.0 if known == 0 else float("inf")
+    return known / expected
+
+
+def share_with_residual_knowledge(unlearned: np.ndarray, retrained: np.ndarray, images: np.ndarray) -> float:
+    """
+    Share of images with r_τ(x) > 1: more of their copies are recognized by the unlearned model than by the retrained.
+
+    Args:
+        unlearned, retrained (`np.ndarray` of shape `(n,)`): whether the model names the label of each copy.
+        images (`np.ndarray` of shape `(n,)`): number of the image that each copy is of.
+    """
+    _, image = np.unique(images, return_inverse=True)
+    return float(np.mean(np.bincount(image, weights=unlearned) > np.bincount(image, weights=retrained)))
+
+
+class ResidualKnowledge(evaluate.Metric):
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_KWARGS_DESCRIPTION,
+            features=datasets.Features(
+                {
+                    "predictions": datasets.Sequence(datasets.Value("float64")),
+                    "references": datasets.Sequence(datasets.Value("float64")),
+                    "labels": datasets.Value("int64"),
+                    "images": datasets.Value("int64"),
+                    "splits": datasets.Value("string"),
+                }
+            ),
+        )
+
+    def _compute(self, predictions, references, labels, images, splits):
+        forget = by_split(
+            "residual_knowledge",
+            splits,
+            rows={"predictions": predictions, "references": references},
+            labels={"labels": labels},
+            others={"images": images},
+        )["forget"]
+        unlearned, retrained = (
+            np.argmax(forget[model], axis=1) == forget["labels"] for model in ("predictions", "references")
+        )
+        return {
+            "residual_knowledge": residual_knowledge(unlearned, retrained),
+            "share_of_images_with_residual_knowledge": share_with_residual_knowledge(
+                unlearned, retrained, forget["images"]
+            ),
+            "recognized_by_unlearned": float(np.mean(unlearned)),
+            "recognized_by_retrained": float(np.mean(retrained)),
+        }

@@ -1,0 +1,73 @@
+"""ZRF: how close the unlearned model's output on the forget images is to that of a model that knows nothing."""
+
+import datasets
+import evaluate
+import numpy as np
+
+from hf_unlearn.metrics.checks import by_split
+from hf_unlearn.metrics.js_divergence.js_divergence import js_divergence
+
+
+_DESCRIPTION = (
+    "Zero retrain forgetting (ZRF): 1 minus the mean JS divergence, in bits, to a randomly initialized model."
+)
+
+_CITATION = """
+@inproceedings{chundawat2023bad,
+  title={Can Bad Teaching Induce Forgetting? Unlearning in Deep Networks using an Incompetent Teacher},
+  author={Chundawat, Vikram S and Tarun, Ayush K and Mandal, Murari and Kankanhalli, Mohan},
+  booktitle={AAAI Conference on Artificial Intelligence},
+  year={2023}
+}
+"""
+
+_KWARGS_DESCRIPTION = """
+Args:
+    predictions (`list[list[float]]`): one row of probabilities per image, of the unlearned model.
+    references (`list[list[float]]`): the randomly initialized model's row for the same image.
+    splits (`list[str]`): "retain", "test" or "forget" per image.
+
+Returns:
+    `dict[str, float]`: `zero_retrain_forgetting`, the mean over the split "forget", and `zero_retrain_forgetting_<split>` for each split, between 0 and 1.
+    Compare with the value of a retrained model.
+"""
+
+
+def zero_retrain_forgetting(predictions: np.ndarray, references: np.ndarray) -> float:
+    """
+    ZRF = 1 − (1/n) Σ_x JS(p_u(x), p_d(x)) with the logarithm to base 2 (Chundawat et al., arXiv 2205.08096).
+
+    Args:
+        predictions, references (`np.ndarray` of shape `(n, K)`): rows that sum to 1, of the unlearned and the random
+            model.
+
+    Returns:
+        `float`: between 0 (never like the random model) and 1 (always the same as it).
+    """
+    # The mean of values that are all ln 2 can be above it by a rounding error.
+    return float(max(1 - js_divergence(predictions, references).mean() / np.log(2), 0))
+
+
+class ZeroRetrainForgetting(evaluate.Metric):
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_KWARGS_DESCRIPTION,
+            features=datasets.Features(
+                {
+                    "predictions": datasets.Sequence(datasets.Value("float64")),
+                    "references": datasets.Sequence(datasets.Value("float64")),
+                    "splits": datasets.Value("string"),
+                }
+            ),
+        )
+
+    def _compute(self, predictions, references, splits):
+        parts = by_split(
+            "zero_retrain_forgetting", splits, rows={"predictions": predictions, "references": references}
+        )
+        values = {split: zero_retrain_forgetting(**part) for split, part in parts.items()}
+        return {"zero_retrain_forgetting": values["forget"]} | {
+            f"zero_retrain_forgetting_{split}": value for split, value in values.items()
+        }
