@@ -18,8 +18,9 @@ class UnlearningConfig(TrainingArguments):
     > Parameters that control what every method shares
 
     Args:
-        forget_kind (`str`, *optional*, defaults to `"class"`):
-            What the forget set is: a whole `"class"` (or several), a `"subclass"` of one, or single `"images"`.
+        forget_kind (`str`, *optional*):
+            What the forget set is: a whole `"class"` (or several), a `"subclass"` of one, or single `"images"`. The
+            command line takes it from the request; the trainer from `"class"`.
         loss_reduction (`str`, *optional*, defaults to `"mean"`):
             `"mean"` over all images of the update or their `"sum"`.
         allow_collapse (`bool`, *optional*, defaults to `False`):
@@ -46,8 +47,8 @@ class UnlearningConfig(TrainingArguments):
     hub_private_repo (`bool`, *optional*, defaults to `True`)
     """
 
-    forget_kind: Literal["class", "subclass", "images"] = field(
-        default="class", metadata={"help": "What the forget set is: a class, a part of one, or single images."}
+    forget_kind: Literal["class", "subclass", "images"] | None = field(
+        default=None, metadata={"help": "What the forget set is. Default: follows from the request."}
     )
     loss_reduction: Literal["mean", "sum"] = field(
         default="mean", metadata={"help": "Mean or sum over the images of an update."}
@@ -65,7 +66,8 @@ class UnlearningConfig(TrainingArguments):
     hub_private_repo: bool | None = field(default=True, metadata={"help": "Push to a private repository."})
 
     def __post_init__(self):
-        check_choice("forget_kind", self.forget_kind, ("class", "subclass", "images"))
+        if self.forget_kind is not None:
+            check_choice("forget_kind", self.forget_kind, ("class", "subclass", "images"))
         check_choice("loss_reduction", self.loss_reduction, ("mean", "sum"))
         if not torch.accelerator.is_available():
             # Without it, accelerate runs one process on a CPU however many were launched.

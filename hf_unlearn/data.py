@@ -1,6 +1,5 @@
 """Datasets: load one, find its columns, split it by a request, and turn its rows into `pixel_values` and `labels`."""
 
-import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -145,34 +144,49 @@ def split_dataset(
     Raises:
         [`InputError`]: if the request names something the dataset does not have, nothing, or everything.
     """
-    num_rows = len(dataset)
+    forget = matching_rows(dataset, request, label_column, image_column)
+    if len(forget) == len(dataset):
+        raise InputError(
+            _argument_of(request), f"the request covers all {len(dataset)} images: nothing would be retained."
+        )
+    return DatasetDict(forget=dataset.select(forget), retain=drop_rows(dataset, forget))
+
+
+def matching_rows(
+    dataset: Dataset,
+    request: ForgetRequest,
+    label_column: str | None = None,
+    image_column: str | None = None,
+    every_value: bool = True,
+) -> list[int]:
+    """
+    Row numbers of what a request names, sorted.
+
+    Args:
+        every_value (`bool`, *optional*, defaults to `True`):
+            Whether each class or value of the request must occur. Unseen images may lack some.
+
+        For the others, the result and the errors see [`split_dataset`].
+    """
     if request.kind == "classes":
         column = find_label_column(dataset, label_column)
         if column is None:
             raise InputError("label_column_name", "forgetting a class needs a label column and the dataset has none.")
-        forget = _rows_with(dataset, column, request.classes, "classes")
-    elif request.kind == "column":
+        return _rows_with(dataset, column, request.classes, "classes", every_value)
+    if request.kind == "column":
         if request.column not in dataset.column_names:
             raise InputError(
                 "column", f"there is no column {request.column!r}. Valid: {listing(dataset.column_names)}."
             )
-        forget = _rows_with(dataset, request.column, request.values, "values")
-    elif request.kind == "indices":
-        if max(request.indices) >= num_rows:
-            raise InputError("indices", f"{max(request.indices)} is out of range: rows run from 0 to {num_rows - 1}.")
-        forget = sorted(request.indices)
-    elif request.kind == "ids":
-        forget = _rows_with_ids(dataset, request, image_column)
-    else:
-        forget = request.choose_random(num_rows)
-
-    if len(forget) == num_rows:
-        raise InputError(
-            _argument_of(request), f"the request covers all {num_rows} images: nothing would be retained."
-        )
-    forget_set = set(forget)
-    retain = [row for row in range(num_rows) if row not in forget_set]
-    return DatasetDict(forget=dataset.select(forget), retain=dataset.select(retain))
+        return _rows_with(dataset, request.column, request.values, "values", every_value)
+    if request.kind == "indices":
+        last = len(dataset) - 1
+        if max(request.indices) > last:
+            raise InputError("indices", f"{max(request.indices)} is out of range: rows run from 0 to {last}.")
+        return sorted(request.indices)
+    if request.kind == "ids":
+        return _rows_with_ids(dataset, request, image_column)
+    return request.choose_random(len(dataset))
 
 
 def _argument_of(request: ForgetRequest) -> str:
@@ -184,8 +198,8 @@ def _argument_of(request: ForgetRequest) -> str:
     return request.kind
 
 
-def _rows_with(dataset: Dataset, column: str, values: list, argument: str) -> list[int]:
-    """Row numbers where `column` is one of `values`; every value must occur at least once."""
+def _rows_with(dataset: Dataset, column: str, values: list, argument: str, every_value: bool) -> list[int]:
+    """Row numbers where `column` is one of `values`, each of which must occur if `every_value`."""
     feature = dataset.features[column]
     if isinstance(feature, ClassLabel):
         wanted = {_class_id(feature, value, argument): value for value in values}
@@ -194,7 +208,7 @@ def _rows_with(dataset: Dataset, column: str, values: list, argument: str) -> li
     column_values = read_column(dataset, column)
     rows = [row for row, value in enumerate(column_values) if value in wanted]
     missing = set(wanted) - {column_values[row] for row in rows}
-    if missing:
+    if missing and every_value:
         value = wanted[missing.pop()]
         present = sorted(set(column_values), key=str)
         names = [feature.int2str(v) for v in present if v >= 0] if isinstance(feature, ClassLabel) else present
@@ -390,14 +404,3 @@ def drop_rows(dataset: Dataset, rows) -> Dataset:
     """The dataset without these rows."""
     gone = set(rows)
     return dataset.select([row for row in range(len(dataset)) if row not in gone])
-
-
-def image_hashes(dataset: Dataset, image_column: str) -> list[str]:
-    """SHA-256 of each image's encoded bytes: equal for exact copies of a file. Decodes nothing."""
-    raw = dataset.select_columns([image_column]).cast_column(image_column, Image(decode=False))
-    hashes = []
-    for row in range(len(raw)):
-        image = raw[row][image_column]
-        content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
-        hashes.append(hashlib.sha256(content).hexdigest())
-    return hashes

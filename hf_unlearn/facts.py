@@ -33,7 +33,7 @@ def run_facts(trainer, request: ForgetRequest | None = None, dataset_name: str |
     return {
         "request": {
             "kind": request.kind if request else trainer.args.forget_kind,
-            "description": request.describe() if request else "a set of images",
+            "description": description_of(request),
         },
         "model": public_name(trainer.model.name_or_path or "model"),
         "model_revision": getattr(trainer.model.config, "_commit_hash", None),
@@ -55,6 +55,11 @@ def run_facts(trainer, request: ForgetRequest | None = None, dataset_name: str |
         "weights_sha256_after": weights_sha256(whole_weights(trainer)),
         "environment": environment(trainer),
     }
+
+
+def description_of(request: ForgetRequest | None) -> str:
+    """What is forgotten, in words that name no record."""
+    return request.describe() if request is not None else "a set of images"
 
 
 def public_name(name_or_path: str | None) -> str | None:

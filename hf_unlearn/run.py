@@ -12,6 +12,7 @@ from . import data
 from .arguments import DataArguments, ForgetArguments, ModelArguments, RunArguments
 from .errors import InputError, listing
 from .evaluation import collect_logits, evaluate_unlearning
+from .facts import description_of
 from .forget_request import ForgetRequest
 from .hub import check_push
 from .methods.jit import JiTConfig, JiTTrainer
@@ -51,11 +52,11 @@ def run(
 
     model, image_processor = load_model(model_args)
     splits, columns = load_splits(data_args, forget_args, request, model.config.label2id, model_args)
-    say(f"Forgetting {len(splits['forget'])} images: {describe(request)}.")
+    say(f"Forgetting {len(splits['forget'])} images: {description_of(request)}.")
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in splits.items())
     say(f"Splits: {sizes}. Processes: {config.world_size}.")
 
-    config.forget_kind = kind_of(request, columns["label_column"])
+    config.forget_kind = config.forget_kind or kind_of(request, columns["label_column"])
     if data_args.holdout_dir is not None:
         config.forget_target = holdout_accuracy(data_args.holdout_dir, model.to(config.device), image_processor)
         say(f"Target: {100 * config.forget_target:.1f} %, the accuracy on the unseen images of --holdout_dir.")
@@ -149,11 +150,6 @@ def find_checkpoint(config: JiTConfig) -> str | None:
     return checkpoint
 
 
-def describe(request: ForgetRequest | None) -> str:
-    """What is forgotten, in words fit to be published."""
-    return request.describe() if request is not None else "a folder of images"
-
-
 def check_output_dir(output_dir: Path, model_name_or_path: str | None, may_replace: bool) -> None:
     """
     Raises:
@@ -239,7 +235,9 @@ def load_splits(
         image_column, label_column = data.find_image_column(forget), data.find_label_column(forget)
         splits = {"forget": forget}
         if test is not None:
-            splits["retain_test"] = test
+            # The folder decides what the columns are called, and the training images, which hold those of the folder
+            # under other names, are left alone.
+            splits["retain_test"] = with_columns_of_a_folder(test, data_args)
     else:
         if train is None:
             raise InputError("dataset_name", "is missing: the request names images of a dataset (or of --train_dir).")
@@ -248,15 +246,8 @@ def load_splits(
         if request.kind == "classes" and label_column is not None:
             check_classes(train, label_column, request.classes, label2id)
         splits = dict(data.split_dataset(train, request, label_column, image_column))
-        if test is not None and request.kind in ("classes", "column"):
-            try:
-                test_splits = data.split_dataset(test, request, label_column, image_column)
-                splits |= {"forget_test": test_splits["forget"], "retain_test": test_splits["retain"]}
-            except InputError:
-                # The unseen images have none (or nothing but) what is forgotten in the training images.
-                splits["retain_test"] = test
-        elif test is not None:
-            splits["retain_test"] = test
+        if test is not None:
+            splits |= split_test(test, request, label_column, image_column)
 
     if label_column is not None:
         for split in splits.values():
@@ -279,6 +270,30 @@ def load_splits(
         if broken:
             splits[name] = data.drop_rows(split, broken)
     return DatasetDict(splits), {"image_column": image_column, "label_column": label_column}
+
+
+def split_test(test: Dataset, request: ForgetRequest, label_column: str, image_column: str) -> dict[str, Dataset]:
+    """
+    Unseen images of what is forgotten, `forget_test`, and the others, `retain_test`; a part without images is left out.
+    A request for single images names no unseen ones.
+    """
+    if request.kind == "column" and request.column not in test.column_names:
+        say(f"The unseen images have no column {request.column!r} and are left out.")
+        return {}
+    rows = []
+    if request.kind in ("classes", "column"):
+        rows = data.matching_rows(test, request, label_column, image_column, every_value=False)
+    parts = {"forget_test": test.select(rows), "retain_test": data.drop_rows(test, rows)}
+    return {name: part for name, part in parts.items() if len(part)}
+
+
+def with_columns_of_a_folder(dataset: Dataset, data_args: DataArguments) -> Dataset:
+    """The image and label columns alone, under the names that they have in a folder of images: `image`, `label`."""
+    names = {data.find_image_column(dataset, data_args.image_column_name): "image"}
+    label_column = data.find_label_column(dataset, data_args.label_column_name)
+    if label_column is not None:
+        names[label_column] = "label"
+    return dataset.select_columns(list(names)).rename_columns({old: new for old, new in names.items() if old != new})
 
 
 def load_train_and_test(data_args: DataArguments, model_args: ModelArguments) -> tuple[Dataset | None, Dataset | None]:

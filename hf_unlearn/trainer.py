@@ -85,6 +85,7 @@ class UnlearningTrainer(Trainer):
                 eval_dataset = {name: prepare(dataset) for name, dataset in eval_dataset.items()}
             elif eval_dataset is not None:
                 eval_dataset = prepare(eval_dataset)
+        args.forget_kind = args.forget_kind or "class"
         kwargs.setdefault("compute_metrics", compute_accuracy)
         super().__init__(
             model=model,

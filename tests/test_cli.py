@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import make_images, make_model
+from conftest import CLASSES, make_images, make_model
 from datasets import DatasetDict
 from PIL import Image as PILImage
 from transformers import AutoModelForImageClassification, ViTImageProcessor, ViTModel, pipeline
@@ -137,6 +137,83 @@ def test_help_shows_the_flags_that_matter_once(capsys):
         assert flag in text
     for flag in ("--forget-class", "--adafactor", "--no_hub_private_repo", "--tpu"):
         assert flag not in text
+
+
+def save(dataset, path):
+    dataset.save_to_disk(str(path))
+    return str(path)
+
+
+def splits_of(folder) -> dict[str, int]:
+    return UnlearningReport.from_json(folder / "report.json").splits
+
+
+def test_class_that_no_unseen_image_has_leaves_the_other_classes_apart(command, dataset, tmp_path):
+    """Cats and owls are forgotten, the unseen images have no owl: the cats among them are still no retained images."""
+    test = dataset["test"].filter(lambda label: label != 2, input_columns=["label"])
+    data = save(DatasetDict(train=dataset["train"], test=test), tmp_path / "data")
+    assert command("--forget_class", "cat", "owl", dataset=data) == 0
+    assert splits_of(tmp_path / "out") == {"forget": 20, "retain": 10, "forget_test": 6, "retain_test": 6}
+
+
+def test_unseen_images_that_cannot_be_told_apart_are_left_out(command, dataset, tmp_path, capsys):
+    data = save(DatasetDict(train=dataset["train"], test=dataset["test"].remove_columns("breed")), tmp_path / "data")
+    assert command("--forget_column", "breed", "--forget_value", "tabby", dataset=data) == 0
+    assert "The unseen images have no column 'breed' and are left out." in capsys.readouterr().out
+    assert splits_of(tmp_path / "out") == {"forget": 5, "retain": 25}
+
+
+def test_folder_to_forget_and_a_dataset_may_name_their_columns_otherwise(command, dataset, tmp_path):
+    renamed = dataset.rename_columns({"image": "img", "label": "animal"}).remove_columns("breed")
+    data = save(renamed, tmp_path / "data")
+    folder = tmp_path / "to_forget"
+    folder.mkdir()
+    for number, image in enumerate(make_images([0, 0, 0], seed=5)):
+        image.save(folder / f"{number}.png")
+    flags = ["--forget_dir", str(folder), "--image_column_name", "img", "--label_column_name", "animal"]
+    assert command(*flags, dataset=data) == 0
+    report = UnlearningReport.from_json(tmp_path / "out" / "report.json")
+    assert report.splits == {"forget": 3, "retain_test": 18}
+    assert "retain_test_accuracy" in report.results["unlearned"]["metrics"]
+
+
+def test_unseen_images_set_the_target(command, saved_model, tmp_path):
+    """The accuracy of the original model on them, and nothing else."""
+    for number, image in enumerate(make_images([0, 1, 2, 0, 1, 2], seed=7)):
+        folder = tmp_path / "unseen" / CLASSES[number % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        image.save(folder / f"{number}.png")
+    classifier = pipeline("image-classification", saved_model)
+    right = [
+        classifier(str(path))[0]["label"] == path.parent.name for path in sorted((tmp_path / "unseen").rglob("*.png"))
+    ]
+    flags = [
+        "--forget_count",
+        "5",
+        "--holdout_dir",
+        str(tmp_path / "unseen"),
+        "--step_rule",
+        "auto",
+        "--allow_collapse",
+    ]
+    assert command(*flags) == 0
+    step = UnlearningReport.from_json(tmp_path / "out" / "report.json").run["step"]
+    assert step["target"] == pytest.approx(sum(right) / len(right))
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind"),
+    [
+        (["--forget_class", "cat"], "class"),
+        (["--forget_column", "label", "--forget_value", "cat"], "class"),
+        (["--forget_column", "breed", "--forget_value", "tabby"], "subclass"),
+        (["--forget_count", "3"], "images"),
+        (["--forget_count", "3", "--forget_kind", "class"], "class"),
+    ],
+)
+def test_kind_of_forget_set_follows_from_the_request_unless_given(command, tmp_path, flags, kind):
+    assert command(*flags) == 0
+    assert UnlearningReport.from_json(tmp_path / "out" / "report.json").run["forget_kind"] == kind
 
 
 # ---- Bad input ----

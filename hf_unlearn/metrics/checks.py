@@ -1,12 +1,46 @@
-"""The input checks that the metrics share. An error names the split that it was found in."""
+"""What the metrics share: their columns and the checks of them. An error names the split that it was found in."""
 
+from collections.abc import Callable
+
+import datasets
+import evaluate
 import numpy as np
 
 from hf_unlearn.errors import InputError
 
 
+# The kinds of columns.
+PROBABILITIES = datasets.Sequence(datasets.Value("float64"))
+NUMBER = datasets.Value("int64")
+TEXT = datasets.Value("string")
+
 # Rows computed in half precision are off by about 5e-4; logits or percentages are off by far more.
 SUM_TOLERANCE = 1e-3
+
+
+def metric_info(description: str, citation: str, inputs_description: str, **columns) -> evaluate.MetricInfo:
+    """What `evaluate` asks of a metric; `columns` gives the kind of each."""
+    return evaluate.MetricInfo(
+        description=description,
+        citation=citation,
+        inputs_description=inputs_description,
+        features=datasets.Features(columns),
+    )
+
+
+def mean_by_split(
+    metric: str, measure: Callable[[np.ndarray, np.ndarray], np.ndarray | float], predictions, references, splits
+) -> dict[str, float]:
+    """
+    A comparison of two models on each split, under `<metric>_<split>`, and on the split "forget", under `<metric>`.
+
+    Args:
+        measure (`Callable`):
+            From the rows of both models to one value per image, or to one value.
+    """
+    parts = by_split(metric, splits, rows={"predictions": predictions, "references": references})
+    values = {split: float(np.mean(measure(**part))) for split, part in parts.items()}
+    return {metric: values["forget"]} | {f"{metric}_{split}": value for split, value in values.items()}
 
 
 def by_split(

@@ -1,10 +1,9 @@
 """Euclidean distance between the outputs of two models, image by image."""
 
-import datasets
 import evaluate
 import numpy as np
 
-from hf_unlearn.metrics.checks import by_split
+from hf_unlearn.metrics.checks import PROBABILITIES, TEXT, mean_by_split, metric_info
 
 
 _DESCRIPTION = (
@@ -53,22 +52,14 @@ def activation_distance(predictions: np.ndarray, references: np.ndarray) -> np.n
 
 class ActivationDistance(evaluate.Metric):
     def _info(self):
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS_DESCRIPTION,
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Sequence(datasets.Value("float64")),
-                    "references": datasets.Sequence(datasets.Value("float64")),
-                    "splits": datasets.Value("string"),
-                }
-            ),
+        return metric_info(
+            _DESCRIPTION,
+            _CITATION,
+            _KWARGS_DESCRIPTION,
+            predictions=PROBABILITIES,
+            references=PROBABILITIES,
+            splits=TEXT,
         )
 
     def _compute(self, predictions, references, splits):
-        parts = by_split("activation_distance", splits, rows={"predictions": predictions, "references": references})
-        values = {split: float(activation_distance(**part).mean()) for split, part in parts.items()}
-        return {"activation_distance": values["forget"]} | {
-            f"activation_distance_{split}": value for split, value in values.items()
-        }
+        return mean_by_split("activation_distance", activation_distance, predictions, references, splits)

@@ -1,10 +1,9 @@
 """Mean gap of an unlearned model's accuracies to those of a retrained one."""
 
-import datasets
 import evaluate
 import numpy as np
 
-from hf_unlearn.metrics.checks import by_split
+from hf_unlearn.metrics.checks import NUMBER, PROBABILITIES, TEXT, by_split, metric_info
 from hf_unlearn.metrics.membership_inference.membership_inference import entropy, entropy_attack
 from hf_unlearn.metrics.unlearning_accuracy.unlearning_accuracy import accuracy
 
@@ -49,18 +48,14 @@ def average_gap(unlearned: dict[str, float], retrained: dict[str, float]) -> flo
 
 class AverageGap(evaluate.Metric):
     def _info(self):
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS_DESCRIPTION,
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Sequence(datasets.Value("float64")),
-                    "references": datasets.Sequence(datasets.Value("float64")),
-                    "labels": datasets.Value("int64"),
-                    "splits": datasets.Value("string"),
-                }
-            ),
+        return metric_info(
+            _DESCRIPTION,
+            _CITATION,
+            _KWARGS_DESCRIPTION,
+            predictions=PROBABILITIES,
+            references=PROBABILITIES,
+            labels=NUMBER,
+            splits=TEXT,
         )
 
     def _compute(self, predictions, references, labels, splits):

@@ -1,11 +1,10 @@
 """Score of the NeurIPS 2023 machine unlearning challenge: unlearned models against retrained ones."""
 
-import datasets
 import evaluate
 import numpy as np
 
 from hf_unlearn.errors import InputError
-from hf_unlearn.metrics.checks import by_split
+from hf_unlearn.metrics.checks import NUMBER, PROBABILITIES, TEXT, by_split, metric_info
 from hf_unlearn.metrics.unlearning_accuracy.unlearning_accuracy import accuracy
 
 
@@ -166,19 +165,15 @@ def by_model(models: np.ndarray, **columns: np.ndarray) -> dict[str, np.ndarray]
 
 class ForgettingQuality(evaluate.Metric):
     def _info(self):
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS_DESCRIPTION,
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Sequence(datasets.Value("float64")),
-                    "references": datasets.Sequence(datasets.Value("float64")),
-                    "labels": datasets.Value("int64"),
-                    "models": datasets.Value("int64"),
-                    "splits": datasets.Value("string"),
-                }
-            ),
+        return metric_info(
+            _DESCRIPTION,
+            _CITATION,
+            _KWARGS_DESCRIPTION,
+            predictions=PROBABILITIES,
+            references=PROBABILITIES,
+            labels=NUMBER,
+            models=NUMBER,
+            splits=TEXT,
         )
 
     def _compute(self, predictions, references, labels, models, splits):

@@ -1,10 +1,9 @@
 """Jensen-Shannon divergence between the outputs of two models, image by image."""
 
-import datasets
 import evaluate
 import numpy as np
 
-from hf_unlearn.metrics.checks import by_split
+from hf_unlearn.metrics.checks import PROBABILITIES, TEXT, mean_by_split, metric_info
 
 
 _DESCRIPTION = "Mean Jensen-Shannon divergence between the outputs of the unlearned and another model on each split."
@@ -51,22 +50,14 @@ def js_divergence(predictions: np.ndarray, references: np.ndarray) -> np.ndarray
 
 class JsDivergence(evaluate.Metric):
     def _info(self):
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS_DESCRIPTION,
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Sequence(datasets.Value("float64")),
-                    "references": datasets.Sequence(datasets.Value("float64")),
-                    "splits": datasets.Value("string"),
-                }
-            ),
+        return metric_info(
+            _DESCRIPTION,
+            _CITATION,
+            _KWARGS_DESCRIPTION,
+            predictions=PROBABILITIES,
+            references=PROBABILITIES,
+            splits=TEXT,
         )
 
     def _compute(self, predictions, references, splits):
-        parts = by_split("js_divergence", splits, rows={"predictions": predictions, "references": references})
-        values = {split: float(js_divergence(**part).mean()) for split, part in parts.items()}
-        return {"js_divergence": values["forget"]} | {
-            f"js_divergence_{split}": value for split, value in values.items()
-        }
+        return mean_by_split("js_divergence", js_divergence, predictions, references, splits)

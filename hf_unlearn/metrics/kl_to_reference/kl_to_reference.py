@@ -1,10 +1,9 @@
 """Kullback-Leibler divergence from the unlearned model's output to a reference model's, image by image."""
 
-import datasets
 import evaluate
 import numpy as np
 
-from hf_unlearn.metrics.checks import by_split
+from hf_unlearn.metrics.checks import PROBABILITIES, TEXT, mean_by_split, metric_info
 
 
 _DESCRIPTION = (
@@ -52,22 +51,14 @@ def kl_to_reference(predictions: np.ndarray, references: np.ndarray) -> np.ndarr
 
 class KlToReference(evaluate.Metric):
     def _info(self):
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS_DESCRIPTION,
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Sequence(datasets.Value("float64")),
-                    "references": datasets.Sequence(datasets.Value("float64")),
-                    "splits": datasets.Value("string"),
-                }
-            ),
+        return metric_info(
+            _DESCRIPTION,
+            _CITATION,
+            _KWARGS_DESCRIPTION,
+            predictions=PROBABILITIES,
+            references=PROBABILITIES,
+            splits=TEXT,
         )
 
     def _compute(self, predictions, references, splits):
-        parts = by_split("kl_to_reference", splits, rows={"predictions": predictions, "references": references})
-        values = {split: float(kl_to_reference(**part).mean()) for split, part in parts.items()}
-        return {"kl_to_reference": values["forget"]} | {
-            f"kl_to_reference_{split}": value for split, value in values.items()
-        }
+        return mean_by_split("kl_to_reference", kl_to_reference, predictions, references, splits)

@@ -1,10 +1,9 @@
 """Membership inference from one model's outputs: the JiT paper's attack on the entropy, and four attacks beside it."""
 
-import datasets
 import evaluate
 import numpy as np
 
-from hf_unlearn.metrics.checks import by_split
+from hf_unlearn.metrics.checks import NUMBER, PROBABILITIES, TEXT, by_split, metric_info
 
 
 _DESCRIPTION = (
@@ -173,17 +172,8 @@ def cross_validated_attack(members: np.ndarray, others: np.ndarray, num_folds: i
 
 class MembershipInference(evaluate.Metric):
     def _info(self):
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS_DESCRIPTION,
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Sequence(datasets.Value("float64")),
-                    "references": datasets.Value("int64"),
-                    "splits": datasets.Value("string"),
-                }
-            ),
+        return metric_info(
+            _DESCRIPTION, _CITATION, _KWARGS_DESCRIPTION, predictions=PROBABILITIES, references=NUMBER, splits=TEXT
         )
 
     def _compute(self, predictions, references, splits):

@@ -1,10 +1,9 @@
 """Share of images on which two models name different classes."""
 
-import datasets
 import evaluate
 import numpy as np
 
-from hf_unlearn.metrics.checks import by_split
+from hf_unlearn.metrics.checks import PROBABILITIES, TEXT, mean_by_split, metric_info
 
 
 _DESCRIPTION = "Share of images of each split that the unlearned and the retrained model put into different classes."
@@ -42,24 +41,14 @@ def prediction_disagreement(predictions: np.ndarray, references: np.ndarray) -> 
 
 class PredictionDisagreement(evaluate.Metric):
     def _info(self):
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS_DESCRIPTION,
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Sequence(datasets.Value("float64")),
-                    "references": datasets.Sequence(datasets.Value("float64")),
-                    "splits": datasets.Value("string"),
-                }
-            ),
+        return metric_info(
+            _DESCRIPTION,
+            _CITATION,
+            _KWARGS_DESCRIPTION,
+            predictions=PROBABILITIES,
+            references=PROBABILITIES,
+            splits=TEXT,
         )
 
     def _compute(self, predictions, references, splits):
-        parts = by_split(
-            "prediction_disagreement", splits, rows={"predictions": predictions, "references": references}
-        )
-        values = {split: prediction_disagreement(**part) for split, part in parts.items()}
-        return {"prediction_disagreement": values["forget"]} | {
-            f"prediction_disagreement_{split}": value for split, value in values.items()
-        }
+        return mean_by_split("prediction_disagreement", prediction_disagreement, predictions, references, splits)

@@ -1,10 +1,9 @@
 """Residual knowledge: how much more often than a retrained model the unlearned one knows images near the forgotten."""
 
-import datasets
 import evaluate
 import numpy as np
 
-from hf_unlearn.metrics.checks import by_split
+from hf_unlearn.metrics.checks import NUMBER, PROBABILITIES, TEXT, by_split, metric_info
 
 
 _DESCRIPTION = (
@@ -68,19 +67,15 @@ def share_with_residual_knowledge(unlearned: np.ndarray, retrained: np.ndarray, 
 
 class ResidualKnowledge(evaluate.Metric):
     def _info(self):
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS_DESCRIPTION,
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Sequence(datasets.Value("float64")),
-                    "references": datasets.Sequence(datasets.Value("float64")),
-                    "labels": datasets.Value("int64"),
-                    "images": datasets.Value("int64"),
-                    "splits": datasets.Value("string"),
-                }
-            ),
+        return metric_info(
+            _DESCRIPTION,
+            _CITATION,
+            _KWARGS_DESCRIPTION,
+            predictions=PROBABILITIES,
+            references=PROBABILITIES,
+            labels=NUMBER,
+            images=NUMBER,
+            splits=TEXT,
         )
 
     def _compute(self, predictions, references, labels, images, splits):

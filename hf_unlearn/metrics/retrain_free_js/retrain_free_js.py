@@ -1,11 +1,10 @@
 """RF-JSD: the unlearned model's mean output per forgotten class against the original model's on unseen images."""
 
-import datasets
 import evaluate
 import numpy as np
 
 from hf_unlearn.errors import InputError
-from hf_unlearn.metrics.checks import by_split
+from hf_unlearn.metrics.checks import NUMBER, PROBABILITIES, TEXT, by_split, metric_info
 from hf_unlearn.metrics.js_divergence.js_divergence import js_divergence
 
 
@@ -63,17 +62,8 @@ def retrain_free_js(
 
 class RetrainFreeJs(evaluate.Metric):
     def _info(self):
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS_DESCRIPTION,
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Sequence(datasets.Value("float64")),
-                    "references": datasets.Value("int64"),
-                    "splits": datasets.Value("string"),
-                }
-            ),
+        return metric_info(
+            _DESCRIPTION, _CITATION, _KWARGS_DESCRIPTION, predictions=PROBABILITIES, references=NUMBER, splits=TEXT
         )
 
     def _compute(self, predictions, references, splits):

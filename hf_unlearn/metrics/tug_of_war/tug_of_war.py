@@ -1,10 +1,9 @@
 """ToW: agreement with a retrained model in forget, retain and test accuracy, as a product."""
 
-import datasets
 import evaluate
 import numpy as np
 
-from hf_unlearn.metrics.checks import by_split
+from hf_unlearn.metrics.checks import NUMBER, PROBABILITIES, TEXT, by_split, metric_info
 from hf_unlearn.metrics.unlearning_accuracy.unlearning_accuracy import accuracy
 
 
@@ -45,18 +44,14 @@ def tug_of_war(unlearned: dict[str, float], retrained: dict[str, float]) -> floa
 
 class TugOfWar(evaluate.Metric):
     def _info(self):
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS_DESCRIPTION,
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Sequence(datasets.Value("float64")),
-                    "references": datasets.Sequence(datasets.Value("float64")),
-                    "labels": datasets.Value("int64"),
-                    "splits": datasets.Value("string"),
-                }
-            ),
+        return metric_info(
+            _DESCRIPTION,
+            _CITATION,
+            _KWARGS_DESCRIPTION,
+            predictions=PROBABILITIES,
+            references=PROBABILITIES,
+            labels=NUMBER,
+            splits=TEXT,
         )
 
     def _compute(self, predictions, references, labels, splits):

@@ -1,10 +1,9 @@
 """Accuracy by split and class: on what was to be forgotten and on what was to be kept."""
 
-import datasets
 import evaluate
 import numpy as np
 
-from hf_unlearn.metrics.checks import by_split
+from hf_unlearn.metrics.checks import NUMBER, PROBABILITIES, TEXT, by_split, metric_info
 
 
 _DESCRIPTION = (
@@ -46,17 +45,8 @@ def class_accuracy(predictions: np.ndarray, references: np.ndarray) -> dict[int,
 
 class UnlearningAccuracy(evaluate.Metric):
     def _info(self):
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation="",
-            inputs_description=_KWARGS_DESCRIPTION,
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Sequence(datasets.Value("float64")),
-                    "references": datasets.Value("int64"),
-                    "splits": datasets.Value("string"),
-                }
-            ),
+        return metric_info(
+            _DESCRIPTION, "", _KWARGS_DESCRIPTION, predictions=PROBABILITIES, references=NUMBER, splits=TEXT
         )
 
     def _compute(self, predictions, references, splits):

@@ -1,10 +1,9 @@
 """ZRF: how close the unlearned model's output on the forget images is to that of a model that knows nothing."""
 
-import datasets
 import evaluate
 import numpy as np
 
-from hf_unlearn.metrics.checks import by_split
+from hf_unlearn.metrics.checks import PROBABILITIES, TEXT, mean_by_split, metric_info
 from hf_unlearn.metrics.js_divergence.js_divergence import js_divergence
 
 
@@ -50,24 +49,14 @@ def zero_retrain_forgetting(predictions: np.ndarray, references: np.ndarray) -> 
 
 class ZeroRetrainForgetting(evaluate.Metric):
     def _info(self):
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS_DESCRIPTION,
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Sequence(datasets.Value("float64")),
-                    "references": datasets.Sequence(datasets.Value("float64")),
-                    "splits": datasets.Value("string"),
-                }
-            ),
+        return metric_info(
+            _DESCRIPTION,
+            _CITATION,
+            _KWARGS_DESCRIPTION,
+            predictions=PROBABILITIES,
+            references=PROBABILITIES,
+            splits=TEXT,
         )
 
     def _compute(self, predictions, references, splits):
-        parts = by_split(
-            "zero_retrain_forgetting", splits, rows={"predictions": predictions, "references": references}
-        )
-        values = {split: zero_retrain_forgetting(**part) for split, part in parts.items()}
-        return {"zero_retrain_forgetting": values["forget"]} | {
-            f"zero_retrain_forgetting_{split}": value for split, value in values.items()
-        }
+        return mean_by_split("zero_retrain_forgetting", zero_retrain_forgetting, predictions, references, splits)
