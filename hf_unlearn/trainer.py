@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset, Sampler
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
@@ -109,6 +109,7 @@ class UnlearningTrainer(Trainer):
         self._checkpoint_dir = None
         self._has_report = False
         self._sums = {}
+        self.add_callback(ObserveOriginal(self))
 
     # ---- The update ----
 
@@ -155,9 +156,6 @@ class UnlearningTrainer(Trainer):
                     module.training = True
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        if self.answers is None:
-            # Here the model is on its device and wrapped for its processes.
-            self.observe_original()
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         num_images = torch.stack([batch["sample_weight"].sum() for batch in batches]).sum().to(device)
         return batches, self.accelerator.reduce(num_images, reduction="sum")
@@ -179,7 +177,7 @@ class UnlearningTrainer(Trainer):
         """
         if not self.is_fsdp_enabled:
             self._original_weights = self.moving_weights()
-        self.answers, self.passes, self._has_report = None, 0, False
+        self.passes, self._has_report = 0, False
         self.sha256_before = weights_sha256(self.model.state_dict())
         self.started, start = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.perf_counter()
         result = super().train(*args, **kwargs)
@@ -447,6 +445,19 @@ class UnlearningTrainer(Trainer):
             revision=revision or self.args.hub_revision,
             commit_message=commit_message,
         )
+
+
+class ObserveOriginal(TrainerCallback):
+    """
+    Has the trainer look at the original model when training begins: the model is on its device then and wrapped for
+    its processes, also when a resumed run has no batch left.
+    """
+
+    def __init__(self, trainer: UnlearningTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.observe_original()
 
 
 class PrepareDatasets:

@@ -12,8 +12,9 @@ import pytest
 import torch
 from conftest import make_model
 from safetensors.torch import load_file
-from transformers import AutoModelForImageClassification
+from transformers import AutoModelForImageClassification, ViTImageProcessorPil
 
+from hf_unlearn import JiTConfig, JiTTrainer
 from hf_unlearn.trainer import move_model
 
 
@@ -42,8 +43,6 @@ def flags(model, dataset, out, *more):
 @pytest.fixture(scope="module")
 def vit_folder(tmp_path_factory):
     """A ViT with dropout and its image processor."""
-    from transformers import ViTImageProcessorPil
-
     folder = tmp_path_factory.mktemp("hub") / "vit"
     make_model("vit", hidden_dropout_prob=0.2).save_pretrained(folder)
     ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder)
@@ -84,6 +83,35 @@ def test_killed_run_resumes_to_the_same_bits(attempt, vit_folder, saved_dataset,
     assert weights.keys() == uninterrupted.keys()
     for name, value in uninterrupted.items():
         assert torch.equal(value, weights[name]), name
+
+
+@pytest.mark.parametrize("rule", ["as_released", "auto"])
+def test_resume_from_every_checkpoint_gives_the_same_bits(rule, dataset, tmp_path):
+    """The last one included, after which no batch is left; the automatic step keeps its gradient in the checkpoint."""
+    forget_set = dataset["train"].filter(lambda label: label == 0, input_columns=["label"]).select_columns(["image"])
+    settings = {**SETTINGS, "save_total_limit": None}
+    if rule == "auto":
+        settings = {**settings, "preset": None, "forget_kind": "images", "forget_target": 0.5}
+
+    def train(checkpoint=None):
+        model = make_model("vit", hidden_dropout_prob=0.2)
+        trainer = JiTTrainer(
+            model=model,
+            args=JiTConfig(output_dir=str(tmp_path), **settings),
+            processing_class=ViTImageProcessorPil(size={"height": 16, "width": 16}),
+            forget_dataset=forget_set,
+        )
+        trainer.train(resume_from_checkpoint=checkpoint)
+        return model.state_dict(), trainer
+
+    whole, trainer = train()
+    updates = trainer.state.global_step
+    assert updates == (10 if rule == "as_released" else 5)
+    for update in range(1, updates + 1):
+        weights, resumed = train(str(tmp_path / f"checkpoint-{update}"))
+        assert resumed.change == trainer.change and resumed.step == trainer.step
+        for name, value in whole.items():
+            assert torch.equal(value, weights[name]), f"{name} from checkpoint {update}"
 
 
 def test_resume_without_a_checkpoint_starts_from_the_original(
