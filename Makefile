@@ -5,7 +5,7 @@ READY := .venv/.ready
 # Several test processes on few cores: threads of one would wait for those of another.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: demo test test-distributed quality style clean
+.PHONY: demo test test-distributed fuzz quality style clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -23,6 +23,10 @@ test: $(READY) quality
 
 test-distributed: $(READY)
 	$(ONE_THREAD) $(BIN)/python -m pytest -m distributed tests
+
+# 10,000 requests, records, reports and cards that no one would write; about half an hour.
+fuzz: $(READY)
+	$(ONE_THREAD) FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest --timeout=3600 tests/test_fuzz.py
 
 quality: $(READY)
 	$(BIN)/ruff check .

@@ -75,14 +75,28 @@ class ForgetArguments:
     forget_count: int | None = field(default=None, metadata={"help": "A random number of training images."})
     forget_seed: int = field(default=0, metadata={"help": "Seed of the random choice."})
     forget_dir: str | None = field(default=None, metadata={"help": "A folder of images."})
-    forget_request: str | None = field(default=None, metadata={"help": "A request file (YAML or JSON)."})
+    forget_request: list[str] | None = field(
+        default=None, metadata={"help": "A request file (YAML or JSON), or several, carried out one after the other."}
+    )
 
     def to_request(self) -> ForgetRequest | None:
         """
-        The request, or `None` if a folder says what to forget.
+        The one request, or `None` if a folder says what to forget.
 
         Raises:
             [`InputError`]: if nothing or more than one thing is asked.
+        """
+        requests = self.to_requests()
+        if len(requests) > 1:
+            raise InputError("forget_request", f"takes one request here, got {len(requests)}.")
+        return requests[0]
+
+    def to_requests(self) -> list[ForgetRequest | None]:
+        """
+        The requests in their order; `[None]` if a folder says what to forget.
+
+        Raises:
+            [`InputError`]: if nothing is asked, or in more than one way.
         """
         ways = ("class", "column", "indices", "ids", "fraction", "count", "dir", "request")
         used = [f"--forget_{way}" for way in ways if getattr(self, f"forget_{way}") is not None]
@@ -93,20 +107,22 @@ class ForgetArguments:
                 f"Choose one of {', '.join(f'--forget_{way}' for way in ways)}.",
             )
         if self.forget_dir is not None:
-            return None
+            return [None]
         if self.forget_request is not None:
-            return ForgetRequest.from_file(self.forget_request)
-        return ForgetRequest(
-            classes=self.forget_class,
-            column=self.forget_column,
-            values=self.forget_value,
-            indices=self.forget_indices,
-            ids=self.forget_ids,
-            id_column=self.forget_id_column,
-            fraction=self.forget_fraction,
-            count=self.forget_count,
-            seed=self.forget_seed,
-        )
+            return [ForgetRequest.from_file(path) for path in self.forget_request]
+        return [
+            ForgetRequest(
+                classes=self.forget_class,
+                column=self.forget_column,
+                values=self.forget_value,
+                indices=self.forget_indices,
+                ids=self.forget_ids,
+                id_column=self.forget_id_column,
+                fraction=self.forget_fraction,
+                count=self.forget_count,
+                seed=self.forget_seed,
+            )
+        ]
 
 
 @dataclass
@@ -116,6 +132,34 @@ class RunArguments:
     _argument_group_name = "run"
 
     overwrite: bool = field(default=False, metadata={"help": "Replace the run that lies in --output_dir."})
+    create_pr: bool = field(default=False, metadata={"help": "Push as a pull request."})
+    hub_tag: str | None = field(default=None, metadata={"help": "Tag the pushed commit with this name."})
+    sign_key: str | None = field(
+        default=None, metadata={"help": "PEM file with an Ed25519 private key that signs the record."}
+    )
+
+
+def fill_in(request: ForgetRequest, model_args: ModelArguments, data_args: DataArguments) -> None:
+    """
+    Takes the model and the dataset from a request where the flags do not name them.
+
+    Raises:
+        [`InputError`]: if the flags name others than the request.
+    """
+    for args, name, value in (
+        (model_args, "model_name_or_path", request.model),
+        (model_args, "model_revision", request.model_revision),
+        (data_args, "dataset_name", request.dataset),
+        (data_args, "dataset_revision", request.dataset_revision),
+    ):
+        given, default = getattr(args, name), type(args).__dataclass_fields__[name].default
+        if value is None or value == given:
+            continue
+        if given != default:
+            raise InputError(name, f"is {given!r}, but the request is about {value!r}.")
+        if name == "dataset_name" and data_args.train_dir is not None:
+            raise InputError("train_dir", f"is {data_args.train_dir!r}, but the request is about {value!r}.")
+        setattr(args, name, value)
 
 
 # Python arguments whose flag has another name.
@@ -131,6 +175,23 @@ FLAG_OF = {
 }
 
 
+# Keys of a request file that no flag has.
+REQUEST_KEYS = (
+    "files",
+    "image_sha256",
+    "image_phash",
+    "id",
+    "date",
+    "reason",
+    "requester",
+    "model",
+    "dataset",
+    "seed",
+)
+
+
 def message_of(error: InputError) -> str:
-    """The error in one line that starts with the flag at fault."""
+    """The error in one line that starts with the flag at fault, or the key of the request file."""
+    if error.argument in REQUEST_KEYS:
+        return f"request: {error.argument}: {error.message}"
     return f"--{FLAG_OF.get(error.argument, error.argument)}: {error.message}"

@@ -16,8 +16,17 @@ Make a Hugging Face image classifier forget chosen training images, and measure 
 commands:
   run    unlearn, evaluate, write the card and, if asked, push:
          hf-unlearn run --model_name_or_path org/model --dataset_name org/data --forget_class cat --output_dir out
+  compare  measure checkpoints on a request, without unlearning anything:
+         hf-unlearn compare ORIGINAL UNLEARNED [RETRAINED ...] --dataset_name org/data --forget_class cat
+  verify   attack copies of checkpoints to see what they still hold:
+         hf-unlearn verify ORIGINAL UNLEARNED [--retrained MODEL ...] --dataset_name org/data --forget_class cat
   push   push the folder of a finished run: hf-unlearn push out --hub_model_id org/model-unlearned
   demo   train a small classifier of handwritten digits and make it forget one: hf-unlearn demo
+
+requests and records:
+  request  write a request file or check one against the data: hf-unlearn request new request.yaml
+  record   check that nothing was changed since the record was written, or sign it: hf-unlearn record verify out
+  card     write the card of a run again, from its files alone: hf-unlearn card out
 
 hf-unlearn COMMAND --help lists the flags of a command.
 """
@@ -32,7 +41,16 @@ def main(argv: list[str] | None = None) -> int:
         unlearned model collapsed (it was not saved).
     """
     argv = sys.argv[1:] if argv is None else argv
-    commands = {"run": run_command, "push": push_command, "demo": demo_command}
+    commands = {
+        "run": run_command,
+        "compare": compare_command,
+        "verify": verify_command,
+        "push": push_command,
+        "demo": demo_command,
+        "request": request_command,
+        "record": record_command,
+        "card": card_command,
+    }
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
@@ -72,11 +90,54 @@ def run_command(argv: list[str]) -> int:
     return 0
 
 
+def compare_command(argv: list[str]) -> int:
+    import datasets
+    import transformers
+
+    from .compare import compare, make_parser
+
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    parser = make_parser()
+    *arguments, positional, unknown = parser.parse_args_into_dataclasses(
+        argv, look_for_args_file=False, return_remaining_strings=True
+    )
+    if unknown:
+        raise InputError(unknown[0].lstrip("-"), f"unknown flag. Close: {listing(close_flags(unknown[0], parser))}.")
+    compare(positional.models, *arguments)
+    return 0
+
+
+def verify_command(argv: list[str]) -> int:
+    import datasets
+    import transformers
+
+    from .verify import make_parser, verify
+
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    parser = make_parser()
+    *arguments, positional, unknown = parser.parse_args_into_dataclasses(
+        argv, look_for_args_file=False, return_remaining_strings=True
+    )
+    if unknown:
+        raise InputError(unknown[0].lstrip("-"), f"unknown flag. Close: {listing(close_flags(unknown[0], parser))}.")
+    verify(positional.models, *arguments)
+    return 0
+
+
 def push_command(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="hf-unlearn push", description="Push the folder of a finished run.")
     parser.add_argument("folder", help="The --output_dir of the run.")
     parser.add_argument("--hub_model_id", help="Where to push; default: the name of the folder.")
     parser.add_argument("--hub_revision", help="Branch; default: the main one.")
+    parser.add_argument("--create_pr", action="store_true", help="Push as a pull request.")
+    parser.add_argument("--hub_tag", help="Tag the pushed commit with this name.")
+    parser.add_argument(
+        "--overwrite_model",
+        action="store_true",
+        help="Replace a model that was not pushed by hf-unlearn, even the original.",
+    )
     parser.add_argument("--token", help="Token of the hub; default: the one of the login.")
     parser.add_argument("--public", action="store_true", help="Make a new repository public; default: private.")
     args = parser.parse_args(argv)
@@ -86,9 +147,36 @@ def push_command(argv: list[str]) -> int:
     from .hub import push_folder
 
     repo_id = args.hub_model_id or Path(args.folder).absolute().name
-    url = push_folder(args.folder, repo_id, args.token, private=not args.public, revision=args.hub_revision)
+    url = push_folder(
+        args.folder,
+        repo_id,
+        args.token,
+        private=not args.public,
+        revision=args.hub_revision,
+        create_pr=args.create_pr,
+        tag=args.hub_tag,
+        overwrite_model=args.overwrite_model,
+    )
     print(f"Pushed to {url}")
     return 0
+
+
+def request_command(argv: list[str]) -> int:
+    from .request_cli import request_command
+
+    return request_command(argv)
+
+
+def record_command(argv: list[str]) -> int:
+    from .record_cli import record_command
+
+    return record_command(argv)
+
+
+def card_command(argv: list[str]) -> int:
+    from .record_cli import card_command
+
+    return card_command(argv)
 
 
 def demo_command(argv: list[str]) -> int:
@@ -152,6 +240,11 @@ def read_config_file(path: str, parser: argparse.ArgumentParser) -> dict:
         raise InputError("config", f"{path!r} has the unknown key {unknown[0]!r}. Close: {close}.")
     for key in values:
         flags[key].required = False
+    # A single value stands for a list of one.
+    values = {
+        key: [value] if flags[key].nargs == "+" and not isinstance(value, list) else value
+        for key, value in values.items()
+    }
     # PyYAML reads 3e-4 (no dot) as a string; the flag's own type turns it into what the flag would be.
     return {
         key: flags[key].type(value) if isinstance(value, str) and callable(flags[key].type) else value
@@ -180,7 +273,7 @@ def make_run_parser(prog: str = "hf-unlearn run"):
     shown = set(JiTConfig.__annotations__) | {
         "output_dir", "learning_rate", "num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size",
         "gradient_accumulation_steps", "seed", "bf16", "fp16", "report_to", "resume_from_checkpoint", "save_strategy",
-        "push_to_hub", "hub_model_id", "hub_private_repo", "hub_token", "use_cpu",
+        "push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision", "hub_token", "use_cpu",
     }  # fmt: skip
     inherited = set(TrainingArguments.__dataclass_fields__)
     for action in parser._actions:

@@ -1,5 +1,8 @@
 """Datasets: load one, find its columns, split it by a request, and turn its rows into `pixel_values` and `labels`."""
 
+import os.path
+from collections import defaultdict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from PIL import Image as PILImage
 
 from .errors import InputError, listing
 from .forget_request import ForgetRequest
+from .image_hash import pixel_sha256
 
 
 def load_dataset(
@@ -164,7 +168,7 @@ def matching_rows(
 
     Args:
         every_value (`bool`, *optional*, defaults to `True`):
-            Whether each class or value of the request must occur. Unseen images may lack some.
+            Whether each class, value or image of the request must occur. Unseen images may lack some.
 
         For the others, the result and the errors see [`split_dataset`].
     """
@@ -185,7 +189,11 @@ def matching_rows(
             raise InputError("indices", f"{max(request.indices)} is out of range: rows run from 0 to {last}.")
         return sorted(request.indices)
     if request.kind == "ids":
-        return _rows_with_ids(dataset, request, image_column)
+        return _rows_with_ids(dataset, request, image_column, every_value)
+    if request.kind == "files":
+        return _rows_of_files(dataset, request.files, find_image_column(dataset, image_column), every_value)
+    if request.kind == "image_sha256":
+        return _rows_with_hashes(dataset, request.image_sha256, find_image_column(dataset, image_column), every_value)
     return request.choose_random(len(dataset))
 
 
@@ -234,7 +242,7 @@ def _as_type_of(dtype: str, value):
     return str(value) if dtype in ("string", "large_string") else value
 
 
-def _rows_with_ids(dataset: Dataset, request: ForgetRequest, image_column: str | None) -> list[int]:
+def _rows_with_ids(dataset: Dataset, request: ForgetRequest, image_column: str | None, every_value: bool) -> list[int]:
     """Row numbers of the ids of a request, looked up in its column or among the file names of the images."""
     if request.id_column is not None:
         if request.id_column not in dataset.column_names:
@@ -249,18 +257,83 @@ def _rows_with_ids(dataset: Dataset, request: ForgetRequest, image_column: str |
     wanted = {str(value) for value in request.ids}
     rows = [row for row, value in enumerate(present) if value in wanted]
     missing = sorted(wanted - {present[row] for row in rows})
-    if missing:
+    if missing and every_value:
         raise InputError("ids", f"not found in {where}: {listing(missing, 3)}. For example there is {present[0]!r}.")
     return rows
 
 
+def _rows_of_files(dataset: Dataset, files: list[str], image_column: str, every_value: bool) -> list[int]:
+    """
+    Row numbers of the images at these paths, compared with the paths that the dataset lists: relative to the folder
+    that holds them all, else from their end, as far as that tells one image. No file is opened.
+    """
+    paths = image_paths(dataset, image_column)
+    absolute = [path for path in paths if os.path.isabs(path)]
+    root = os.path.commonpath([os.path.dirname(path) for path in absolute]) if absolute else ""
+    relative = [Path(os.path.relpath(path, root) if os.path.isabs(path) else path).as_posix() for path in paths]
+    by_name = defaultdict(list)
+    for row, path in enumerate(paths):
+        by_name[Path(path).name].append(row)
+    rows = set()
+    for file in files:
+        same_name = by_name.get(file.split("/")[-1], [])
+        found = [row for row in same_name if relative[row] == file]
+        found = found or [row for row in same_name if Path(paths[row]).as_posix().endswith("/" + file)]
+        if len(found) > 1:
+            raise InputError("files", f"{file!r} is the name of {len(found)} images; name their folder as well.")
+        if not found and every_value:
+            raise InputError("files", f"there is no image {file!r}. For example there is {relative[0]!r}.")
+        rows.update(found)
+    return sorted(rows)
+
+
+def _rows_with_hashes(dataset: Dataset, hashes: list[str], image_column: str, every_value: bool) -> list[int]:
+    """Row numbers of all images with these pixels. Decodes every image."""
+    present = hash_images(dataset, image_column, pixel_sha256)
+    rows = [row for row, value in enumerate(present) if value in set(hashes)]
+    missing = sorted(set(hashes) - set(present))
+    if missing and every_value:
+        raise InputError(
+            "image_sha256",
+            f"{len(missing)} of {len(set(hashes))} images are not in the data, to the pixel: {listing(missing, 2)}. "
+            "`hf-unlearn request check --near_copies` looks for near copies.",
+        )
+    return rows
+
+
+def hash_images(dataset: Dataset, image_column: str, hash_of: Callable[[np.ndarray], str]) -> list[str | None]:
+    """A hash of each image, on several threads; `None` for one that cannot be read."""
+    raw = dataset.select_columns([image_column]).cast_column(image_column, Image(decode=False))
+
+    def hash_row(row: int) -> str | None:
+        image = decode_image(raw[row][image_column])
+        return hash_of(to_rgb(image)) if image is not None else None
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(hash_row, range(len(raw))))
+
+
+def decode_image(image: dict) -> PILImage.Image | None:
+    """An image from its `path` or `bytes`, turned as its EXIF data says; `None` if it cannot be read."""
+    try:
+        decoded = Image().decode_example(image)
+        decoded.load()
+        return decoded
+    except (OSError, SyntaxError, ValueError, TypeError, PILImage.DecompressionBombError):
+        return None
+
+
 def image_file_names(dataset: Dataset, image_column: str) -> list[str]:
     """The file name of each image without its folder, or an empty string for one that has none. Decodes nothing."""
-    names = []
+    return [Path(path).name for path in image_paths(dataset, image_column)]
+
+
+def image_paths(dataset: Dataset, image_column: str) -> list[str]:
+    """The path of each image as the dataset lists it, or an empty string for one that has none. Decodes nothing."""
+    paths = []
     for batch in dataset.select_columns([image_column]).with_format("arrow").iter(batch_size=1000):
-        paths = batch[image_column].combine_chunks().field("path").to_pylist()
-        names += [Path(path).name if path else "" for path in paths]
-    return names
+        paths += batch[image_column].combine_chunks().field("path").to_pylist()
+    return [path or "" for path in paths]
 
 
 def match_labels(dataset: Dataset, label_column: str, label2id: dict[str, int]) -> dict:
@@ -387,11 +460,7 @@ def unreadable_images(dataset: Dataset, image_column: str) -> dict[int, str]:
     raw = dataset.select_columns([image_column]).cast_column(image_column, Image(decode=False))
 
     def is_readable(row: int) -> bool:
-        try:
-            Image().decode_example(raw[row][image_column]).load()
-            return True
-        except (OSError, SyntaxError, ValueError, TypeError, PILImage.DecompressionBombError):
-            return False
+        return decode_image(raw[row][image_column]) is not None
 
     with ThreadPoolExecutor() as pool:
         readable = list(pool.map(is_readable, range(len(raw))))

@@ -121,7 +121,7 @@ def load_digits(scenario: str):
     return Dataset.from_dict(columns, features=features).train_test_split(test_size=0.25, seed=0)
 
 
-def train(train_split, test_split, folder: Path) -> dict:
+def train(train_split, test_split, folder: Path, seed: int = 0) -> dict:
     """A small ResNet from a configuration, trained on the spot."""
     from transformers import (
         ResNetConfig,
@@ -133,7 +133,7 @@ def train(train_split, test_split, folder: Path) -> dict:
 
     from .training import train_classifier
 
-    set_seed(0)
+    set_seed(seed)
     names = train_split.features["label"].names
     config = ResNetConfig(
         embedding_size=32,
@@ -153,7 +153,7 @@ def train(train_split, test_split, folder: Path) -> dict:
         disable_tqdm=True,
         dataloader_pin_memory=False,
         remove_unused_columns=False,
-        seed=0,
+        seed=seed,
     )
     image_processor = ViTImageProcessorPil(size={"height": 32, "width": 32})
     model = ResNetForImageClassification(config)

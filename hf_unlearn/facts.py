@@ -1,7 +1,9 @@
 """The facts of a run that the report, the card and, later, the record hold."""
 
+import os
 import platform
 from dataclasses import asdict
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import accelerate
@@ -10,11 +12,13 @@ import torch
 import transformers
 
 from . import __version__
+from .data import ImageDataset
 from .forget_request import ForgetRequest
+from .record import Provenance, image_names
 from .report import weights_sha256
 
 
-def run_facts(trainer, request: ForgetRequest | None = None, dataset_name: str | None = None) -> dict:
+def run_facts(trainer, request: ForgetRequest | None, dataset_name: str | None, provenance: Provenance) -> dict:
     """
     What ran, on what, with which outcome. Called on all processes, after training.
 
@@ -25,6 +29,8 @@ def run_facts(trainer, request: ForgetRequest | None = None, dataset_name: str |
             What was forgotten; described in words that name no record.
         dataset_name (`str`, *optional*):
             Hub id or path of the dataset.
+        provenance ([`Provenance`]):
+            Where the images and the model come from.
 
     Returns:
         `dict`: JSON values only; no path of the machine, no token, no record.
@@ -34,6 +40,9 @@ def run_facts(trainer, request: ForgetRequest | None = None, dataset_name: str |
         "request": {
             "kind": request.kind if request else trainer.args.forget_kind,
             "description": description_of(request),
+            # Both are meant to be published; the reason and the requester are not.
+            **({"id": request.id} if request and request.id else {}),
+            **({"date": request.date} if request and request.date else {}),
         },
         "model": public_name(trainer.model.name_or_path or "model"),
         "model_revision": getattr(trainer.model.config, "_commit_hash", None),
@@ -51,10 +60,24 @@ def run_facts(trainer, request: ForgetRequest | None = None, dataset_name: str |
         "distance_moved": trainer.distance_moved(),
         "seconds": round(trainer.seconds, 3),
         "started": trainer.started,
+        "ended": (datetime.fromisoformat(trainer.started) + timedelta(seconds=trainer.seconds)).isoformat(
+            timespec="seconds"
+        ),
+        "energy_kwh": provenance.energy_kwh,
+        "lineage": provenance.lineage,
+        "sequence": provenance.sequence,
         "weights_sha256_before": trainer.sha256_before,
         "weights_sha256_after": weights_sha256(whole_weights(trainer)),
         "environment": environment(trainer),
     }
+
+
+def provenance_of(trainer, request: ForgetRequest | None) -> Provenance:
+    """What a trainer itself knows of the images: their pixels and names, if it was given images."""
+    images = trainer.train_dataset.dataset
+    if not isinstance(images, ImageDataset):
+        return Provenance()
+    return Provenance(forgotten=image_names(images.dataset, images.image_column, request))
 
 
 def description_of(request: ForgetRequest | None) -> str:
@@ -99,4 +122,6 @@ def environment(trainer) -> dict:
         "dtype": str(trainer.model.dtype).removeprefix("torch."),
         "mixed_precision": trainer.accelerator.mixed_precision,
         "processes": trainer.accelerator.num_processes,
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
     }

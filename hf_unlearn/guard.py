@@ -55,12 +55,12 @@ class Guard:
             self.staying = list(range(num_labels))
         self.generator = torch.Generator().manual_seed(seed)
         self.low, self.high = pixel_values.min(), pixel_values.max()
-        varied = self.vary(pixel_values[:48])
+        varied = self.vary(pixel_values[:16])
         pool = torch.cat([varied, self.noise_like(pixel_values)])
         self.probes = {
             "varied": varied,
-            "impressions": self.impressions(pool, per_class=8),
-            "near": self.impressions(pixel_values, per_class=max(2, 128 // len(self.staying))),
+            "impressions": self.impressions(pool, per_class=4),
+            "near": self.impressions(pixel_values, per_class=4),
         }
         self.before = {name: self.outputs(probe) for name, probe in self.probes.items()}
 
@@ -117,7 +117,7 @@ class Guard:
         return torch.cat(noises)
 
     def impressions(
-        self, pool: torch.Tensor, per_class: int, confidence: float = 0.8, max_classes: int = 30, max_steps: int = 12
+        self, pool: torch.Tensor, per_class: int, confidence: float = 0.8, max_classes: int = 30, max_steps: int = 8
     ) -> torch.Tensor:
         """Images of the pool, moved by small smoothed steps until the original model takes them for a given class."""
         chosen = torch.randperm(len(self.staying), generator=self.generator)[:max_classes].tolist()
@@ -125,21 +125,24 @@ class Guard:
         rows = torch.randperm(len(pool), generator=self.generator).repeat(len(targets) // len(pool) + 1)[
             : len(targets)
         ]
-        step = 0.02 * (self.high - self.low)
+        step = 0.03 * (self.high - self.low)
         made = []
         for images, labels in zip(
             pool[rows].split(BATCH_SIZE), targets.to(pool.device).split(BATCH_SIZE), strict=True
         ):
+            images, active = images.clone(), torch.arange(len(images), device=images.device)
             for _ in range(max_steps):
-                images = images.detach().requires_grad_(True)
+                moving = images[active].requires_grad_(True)
                 with torch.enable_grad():
-                    logits = self.forward(images)
-                    gradient = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), images)[0]
-                self.passes += 3 * len(images)
-                unsure = logits.detach().softmax(dim=-1).gather(1, labels[:, None])[:, 0] < confidence
-                if not unsure.any():
+                    logits = self.forward(moving)
+                    loss = F.cross_entropy(logits, labels[active], reduction="sum")
+                    gradient = torch.autograd.grad(loss, moving)[0]
+                self.passes += 3 * len(moving)
+                unsure = logits.detach().softmax(dim=-1).gather(1, labels[active, None])[:, 0] < confidence
+                active, gradient = active[unsure], gradient[unsure]
+                if len(active) == 0:
                     break
                 smooth = F.avg_pool2d(gradient, 3, stride=1, padding=1).sign()
-                images = (images - step * unsure[:, None, None, None] * smooth).clamp(self.low, self.high)
-            made.append(images.detach())
+                images[active] = (images[active] - step * smooth).clamp(self.low, self.high)
+            made.append(images)
         return torch.cat(made)

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
-from .report import UnlearningReport
+from .report import ROC_FPR, UnlearningReport
 
 
 COLORS = {"original": "#0072B2", "unlearned": "#D55E00", "retrained": "#009E73"}
+# Lines differ without colours too.
+LINES = {"original": ("-", 1.3), "unlearned": ("-", 2.4), "retrained": ("--", 1.6)}
+MARKERS = {"original": "o", "unlearned": "D", "retrained": "s"}
 SPLIT_COLORS = {"forget": "#D55E00", "retain": "#0072B2", "test": "#000000"}
 SPLIT_LABELS = {
     "forget": "forget\n(training)",
@@ -17,8 +20,8 @@ SPLIT_LABELS = {
 
 def save_figures(report: UnlearningReport, folder: str | Path) -> list[Path]:
     """
-    Draws what the report allows: accuracy before and after, entropy of the output before and after, and accuracy per
-    class. A solid white ground keeps them readable on light and dark pages.
+    Draws what the report allows: accuracy before and after, entropy of the output before and after, accuracy per class,
+    answers per class and how well the attacks do. A solid white ground keeps them readable on light and dark pages.
 
     Args:
         report ([`UnlearningReport`]):
@@ -34,7 +37,14 @@ def save_figures(report: UnlearningReport, folder: str | Path) -> list[Path]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, draw in (("accuracy", _accuracy), ("entropy", _entropy), ("class_accuracy", _class_accuracy)):
+    pictures = {
+        "accuracy": _accuracy,
+        "entropy": _entropy,
+        "class_accuracy": _class_accuracy,
+        "confusion": _confusion,
+        "attacks": _attacks,
+    }
+    for name, draw in pictures.items():
         figure = Figure(facecolor="white", layout="constrained")
         if draw(report, figure):
             path = folder / f"{name}.png"
@@ -48,21 +58,28 @@ def _plain(axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def _short(name: str, length: int = 22) -> str:
+    """A label name that leaves room for the picture: the first of its synonyms, without its middle if that is long."""
+    name = name.split(",")[0]
+    return name if len(name) <= length else f"{name[: length // 2]}…{name[length // 2 + 1 - length :]}"
+
+
 def _accuracy(report, figure) -> bool:
     """Grouped bars: one group per split, one bar per model."""
+    models = report.models()
     groups = [
         split
         for split in SPLIT_LABELS
-        if all(f"{split}_accuracy" in result["metrics"] for result in report.results.values())
+        if all(f"{split}_accuracy" in report.results[model]["metrics"] for model in models)
     ]
     if not groups:
         return False
     figure.set_size_inches(7, 3.6)
     axes = figure.subplots()
-    width = 0.8 / len(report.results)
-    for number, (model, result) in enumerate(report.results.items()):
-        heights = [100 * result["metrics"][f"{split}_accuracy"] for split in groups]
-        positions = [place + (number - (len(report.results) - 1) / 2) * width for place in range(len(groups))]
+    width = 0.8 / len(models)
+    for number, model in enumerate(models):
+        heights = [100 * report.results[model]["metrics"][f"{split}_accuracy"] for split in groups]
+        positions = [place + (number - (len(models) - 1) / 2) * width for place in range(len(groups))]
         bars = axes.bar(positions, heights, width * 0.92, label=model, color=COLORS[model])
         axes.bar_label(bars, fmt="%.1f", fontsize=8, padding=1)
     axes.set_xticks(range(len(groups)), [SPLIT_LABELS[split] for split in groups])
@@ -76,7 +93,7 @@ def _accuracy(report, figure) -> bool:
 
 def _entropy(report, figure) -> bool:
     """Histograms of the output's entropy, one panel per model, one line per split."""
-    histograms = {model: result["entropy_histogram"] for model, result in report.results.items()}
+    histograms = {model: report.results[model]["entropy_histogram"] for model in report.models()}
     if not any("forget" in splits for splits in histograms.values()):
         return False
     figure.set_size_inches(3.1 * len(histograms) + 0.6, 3.2)
@@ -90,7 +107,7 @@ def _entropy(report, figure) -> bool:
             share = [100 * count / sum(counts) for count in counts]
             axes.stairs(
                 share, report.entropy_bins, label=split, color=SPLIT_COLORS[split],
-                linewidth=2.2 if split == "forget" else 1.3, fill=False,
+                linewidth=2.4 if split == "forget" else 1.3, linestyle=":" if split == "test" else "-", fill=False,
             )  # fmt: skip
         axes.set_title(model, fontsize=10)
         axes.set_xlabel("entropy of the output in nats")
@@ -105,31 +122,154 @@ def _entropy(report, figure) -> bool:
 
 
 def _class_accuracy(report, figure) -> bool:
-    """One row per class with a dot per model. With many classes, the ones that changed most."""
-    by_model = {model: result["class_accuracy"] for model, result in report.results.items()}
+    """One row per class with a dot per model. With many classes, those that changed most, beside the change of all."""
+    by_model = {model: report.results[model]["class_accuracy"] for model in report.models()}
     classes = list(by_model.get("unlearned", {}))
     if not classes:
         return False
     before = by_model.get("original", by_model["unlearned"])
-    if len(classes) > 25:
-        classes.sort(key=lambda name: -abs(by_model["unlearned"][name] - before[name]))
-        classes = classes[:25]
-    figure.set_size_inches(7, 1.1 + 0.26 * len(classes))
-    axes = figure.subplots()
+    change = {name: 100 * (by_model["unlearned"][name] - before[name]) for name in classes}
+    shown = classes if len(classes) <= 25 else sorted(classes, key=lambda name: -abs(change[name]))[:25]
+    if shown is classes:
+        figure.set_size_inches(7, 1.1 + 0.26 * len(shown))
+        axes = figure.subplots()
+    else:
+        figure.set_size_inches(9, 1.1 + 0.26 * len(shown))
+        axes, all_classes = figure.subplots(1, 2, width_ratios=(3, 2))
+        all_classes.hist(list(change.values()), bins=range(-100, 101, 5), color=COLORS["unlearned"])
+        all_classes.set_yscale("symlog", linthresh=1)
+        all_classes.set_ylim(bottom=0)
+        all_classes.yaxis.set_major_formatter("{x:,.0f}")
+        all_classes.set_xlabel("change of the accuracy in points")
+        all_classes.set_ylabel("number of classes")
+        all_classes.set_title(f"all {len(classes):,} classes", fontsize=10)
+        axes.set_title(f"the {len(shown)} that changed most", fontsize=10)
+        _plain(all_classes)
     for offset, (model, values) in zip((-0.18, 0, 0.18), by_model.items(), strict=False):
         axes.plot(
-            [100 * values[name] for name in classes],
-            [row + offset for row in range(len(classes))],
-            {"original": "o", "unlearned": "D", "retrained": "s"}[model],
-            label=model, color=COLORS[model], markersize=5,
+            [100 * values[name] for name in shown],
+            [row + offset for row in range(len(shown))],
+            MARKERS[model], label=model, color=COLORS[model], markersize=5,
         )  # fmt: skip
-    axes.set_yticks(range(len(classes)), classes)
+    axes.set_yticks(range(len(shown)), [_short(name) for name in shown])
     axes.set_ylabel("class")
-    axes.invert_yaxis()
+    axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlim(-3, 103)
     axes.grid(axis="y", color="0.9")
     axes.set_axisbelow(True)
     axes.set_xlabel("accuracy on unseen images of the class in %")
-    figure.legend(loc="outside upper left", ncols=3, frameon=False)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=3, frameon=False)
     _plain(axes)
     return True
+
+
+def _confusion(report, figure) -> bool:
+    """One panel per model: true class by answer, each row in percent of its images."""
+    classes = [_short(name, 16) for name in report.confusion_classes]
+    if not classes:
+        return False
+    matrices = {model: report.results[model]["confusion"] for model in report.models()}
+    answers = classes + ["others"] * (len(matrices["unlearned"][0]) - len(classes))
+    side = min(max(0.9 + 0.26 * len(answers), 2.2), 5)
+    longest = 0.075 * max(len(name) for name in answers)
+    figure.set_size_inches(len(matrices) * side + longest + 0.9, side + longest + 0.5)
+    panels = figure.subplots(1, len(matrices), sharey=True, squeeze=False)[0]
+    for axes, (model, rows) in zip(panels, matrices.items(), strict=True):
+        share = [[100 * count / max(sum(row), 1) for count in row] for row in rows]
+        picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+        axes.set_title(model, fontsize=10)
+        axes.set_xticks(range(len(answers)), answers, rotation=90, fontsize=8)
+        axes.set_yticks(range(len(classes)), classes, fontsize=8)
+        axes.set_xlabel("answer")
+        axes.tick_params(length=0)
+        axes.spines[:].set_color("0.8")
+        if len(answers) <= 12:
+            for row, values in enumerate(share):
+                for column, value in enumerate(values):
+                    if value >= 0.5:
+                        color = "white" if value > 60 else "black"
+                        axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=6.5, color=color)
+    panels[0].set_ylabel("class of the image")
+    figure.colorbar(picture, ax=panels[-1], label="share of the row in %")
+    return True
+
+
+def _attacks(report, figure) -> bool:
+    """ROC curves: one panel per attack, one line per model."""
+    curves = {model: report.results[model]["roc"] for model in report.models()}
+    attacks = list(curves["unlearned"])
+    if not attacks:
+        return False
+    figure.set_size_inches(3 * len(attacks) + 0.5, 4)
+    panels = figure.subplots(1, len(attacks), sharey=True, squeeze=False)[0]
+    for axes, attack in zip(panels, attacks, strict=True):
+        axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", linewidth=1)
+        for model, rates in curves.items():
+            style, width = LINES[model]
+            area = report.results[model]["metrics"][f"{attack}_attack_auc"]
+            axes.plot(ROC_FPR, rates[attack], style, linewidth=width, color=COLORS[model], label=f"{area:.2f}")
+        axes.legend(title="area", loc="lower right", fontsize=8, title_fontsize=8, frameon=False)
+        axes.set_title(f"attack on {attack.replace('_', ' ')}", fontsize=10)
+        axes.set_xlabel("unseen images taken for training")
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_aspect("equal")
+        _plain(axes)
+    panels[0].set_ylabel("forget set taken for training")
+    lines = panels[0].get_lines()[1:]
+    figure.legend(lines, list(curves), loc="outside upper left", ncols=3, frameon=False)
+    return True
+
+
+def save_relearning_curves(report, path: str | Path) -> Path:
+    """
+    Draws how fast copies of the models learn the forget set again: one panel per split measured, one line per model;
+    the retrained models share a colour, and their band is shaded.
+
+    Args:
+        report ([`~verification.VerificationReport`]):
+            The measurements.
+        path (`str` or `Path`):
+            The PNG file.
+
+    Returns:
+        `Path`: the file.
+    """
+    from matplotlib.figure import Figure
+
+    titles = {"forget": "forget images left out of the attack", "forget_test": "unseen images of what is forgotten"}
+    styles = {
+        "original": {"color": COLORS["original"], "linestyle": "-", "linewidth": 1.3, "marker": "o"},
+        "unlearned": {"color": COLORS["unlearned"], "linestyle": "-", "linewidth": 2.4, "marker": "D"},
+        "head-only": {"color": "#CC79A7", "linestyle": ":", "linewidth": 2.0, "marker": "^"},
+        "retrained": {"color": COLORS["retrained"], "linestyle": "--", "linewidth": 1.3, "marker": "s"},
+    }
+    figure = Figure(figsize=(3.4 * len(report.curves) + 0.8, 3.6), facecolor="white", layout="constrained")
+    panels = figure.subplots(1, len(report.curves), sharey=True, squeeze=False)[0]
+    for axes, (split, by_model) in zip(panels, report.curves.items(), strict=True):
+        curves = {
+            model: [100 * share for share in list(by_count.values())[-1]] for model, by_count in by_model.items()
+        }
+        band = [curves[model] for model in report.retrained]
+        if len(band) > 1:
+            low, high = ([choose(values) for values in zip(*band, strict=True)] for choose in (min, max))
+            axes.fill_between(report.steps, low, high, color=COLORS["retrained"], alpha=0.2, linewidth=0)
+        for model, shares in curves.items():
+            kind = model.split()[0]
+            label = model if kind != "retrained" or model == "retrained 1" else None
+            axes.plot(report.steps, shares, markersize=4, label=label and label.removesuffix(" 1"), **styles[kind])
+        axes.set_title(titles[split], fontsize=10)
+        axes.set_xlabel("steps of re-learning")
+        # Differences lie in the first steps.
+        axes.set_xscale("symlog", linthresh=10)
+        axes.set_xticks([0, 2, 5, 10, 20, 50, 100], ["0", "2", "5", "10", "20", "50", "100"])
+        axes.set_xlim(-0.3, report.steps[-1] * 1.05)
+        axes.set_ylim(-3, 103)
+        axes.minorticks_off()
+        _plain(axes)
+    panels[0].set_ylabel("accuracy in %")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=min(4, 2 * len(panels)), frameon=False)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    return Path(path)

@@ -3,6 +3,7 @@
 import sys
 
 import psutil
+from accelerate import PartialState
 
 from .errors import InputError
 
@@ -51,3 +52,8 @@ def check_processes(running: int) -> None:
             f"torchrun --standalone --nproc_per_node {asked} {sys.argv[0]}, or the configuration file "
             "scripts/accelerate_configs/cpu_2proc.yaml.",
         )
+
+
+def say(message: str) -> None:
+    """Prints on the first process only."""
+    PartialState().print(message)

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields
+import re
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -10,14 +11,98 @@ import torch
 from .errors import InputError
 
 
-# In the order of the table: what a reader wants to know first. Value: (label, explanation).
-METRICS = {
-    "forget_accuracy": ("forget set", "training images to forget"),
-    "forget_test_accuracy": ("forget test", "unseen images like them"),
-    "retain_accuracy": ("retain set", "other training images"),
-    "retain_test_accuracy": ("retain test", "other unseen images"),
-    "membership_inference": ("membership inference", "forget set taken for training images"),
+@dataclass(frozen=True)
+class Metric:
+    """
+    One line of the report.
+
+    Args:
+        label (`str`):
+            Its name in tables.
+        explanation (`str`):
+            What it is, in a few words.
+        needs (`tuple[str, ...]`):
+            What must be at hand to compute it: keys of [`NEEDS`].
+        is_share (`bool`, *optional*, defaults to `False`):
+            Whether it belongs into the first table, in percent. The others are shown as they are.
+    """
+
+    label: str
+    explanation: str
+    needs: tuple[str, ...]
+    is_share: bool = False
+
+
+NEEDS = {
+    "forget": "forget set",
+    "retain": "retain set",
+    "forget_test": "forget test split",
+    "retain_test": "retain test split",
+    "unseen": "unseen image",
+    "forget labels": "label of the forget set",
+    "retain labels": "label of the retain set",
+    "forget_test labels": "label of the forget test split",
+    "retain_test labels": "label of the retain test split",
+    "unseen labels": "label of the unseen images",
+    "original": "original model",
+    "retrained": "retrained model",
 }
+
+ATTACK = ("forget", "unseen")
+LABELS = ("forget labels", "unseen labels")
+ACCURACIES = ("forget", "forget labels", "retain", "retain labels", "retain_test", "retain_test labels")
+
+# The lines of the tables, in their order: what a reader wants to know first. `results` holds more.
+METRICS = {
+    "forget_accuracy": Metric("forget set", "training images to forget", ("forget", "forget labels"), is_share=True),
+    "forget_test_accuracy": Metric(
+        "forget test", "unseen images like them", ("forget_test", "forget_test labels"), is_share=True
+    ),
+    "retain_accuracy": Metric("retain set", "other training images", ("retain", "retain labels"), is_share=True),
+    "retain_test_accuracy": Metric(
+        "retain test", "other unseen images", ("retain_test", "retain_test labels"), is_share=True
+    ),
+    "membership_inference": Metric(
+        "membership inference",
+        "forget set taken for training images",
+        ("forget", "retain", "unseen"),
+        is_share=True,
+    ),
+    "entropy_attack_auc": Metric("attack on entropy, AUC", "forget set told from unseen images; 0.5: not", ATTACK),
+    "loss_attack_auc": Metric("attack on loss, AUC", "the same by the loss", (*ATTACK, *LABELS)),
+    "modified_entropy_attack_auc": Metric(
+        "attack on modified entropy, AUC", "the same by the modified entropy", (*ATTACK, *LABELS)
+    ),
+    "loss_attack_tpr_at_1_percent_fpr": Metric(
+        "attack on loss, TPR at 1 % FPR", "share of the forget set found; 0.01: by chance", (*ATTACK, *LABELS)
+    ),
+    "forget_js_divergence_to_original": Metric(
+        "JS to original, forget set", "change of the outputs; 0 to 0.693", ("forget", "original")
+    ),
+    "retain_test_js_divergence_to_original": Metric(
+        "JS to original, retain test", "the same on other unseen images", ("retain_test", "original")
+    ),
+    "forget_js_divergence_to_retrained": Metric(
+        "JS to retrained, forget set", "distance of the outputs; 0 to 0.693", ("forget", "retrained")
+    ),
+    "retain_test_js_divergence_to_retrained": Metric(
+        "JS to retrained, retain test", "the same on other unseen images", ("retain_test", "retrained")
+    ),
+    "forget_prediction_disagreement_to_retrained": Metric(
+        "disagreement with retrained", "share of the forget set with another answer", ("forget", "retrained")
+    ),
+    "average_gap": Metric(
+        "average gap to retrained", "of the accuracies forget, retain, retain test", (*ACCURACIES, "retrained")
+    ),
+    "tug_of_war": Metric("tug of war", "1: their accuracies agree", (*ACCURACIES, "retrained")),
+    "retrain_free_js": Metric(
+        "RF-JSD", "forget set against what the original says of unseen images", (*ATTACK, *LABELS, "original")
+    ),
+    "zero_retrain_forgetting": Metric("ZRF", "1: as a random network on the forget set", ("forget",)),
+}
+
+# False positive rates at which the reports hold the true positive rates of the attacks.
+ROC_FPR = [round(step / 100, 2) for step in range(101)]
 
 
 @dataclass
@@ -27,14 +112,21 @@ class UnlearningReport:
 
     Args:
         results (`dict[str, dict]`):
-            For `"original"`, `"unlearned"` and, if given, `"retrained"`: `metrics` (flat, 0 to 1), `class_accuracy`
-            (by label name) and `entropy_histogram` (counts per split).
+            For `"original"`, `"unlearned"` and, if given, `"retrained"`, `"retrained_2"`, …: `metrics` (flat, finite
+            numbers; those of [`METRICS`] and more), `class_accuracy` (on unseen images, by label name),
+            `entropy_histogram` (counts per split), `roc` (true positive rates at [`ROC_FPR`], per attack) and
+            `confusion` (counts of unseen images; a row per true class, a column per answer).
         splits (`dict[str, int]`):
             Number of images of each split.
         entropy_bins (`list[float]`):
             Edges of the bins of the entropy histograms, in nats.
         missing (`dict[str, str]`):
-            Metrics that could not be computed, and why.
+            Those of [`METRICS`] that could not be computed, and why.
+        confusion_classes (`list[str]`):
+            Label names of the rows of `confusion`. If they are not all classes, each row ends with a column for the
+            other answers.
+        band (`dict[str, list[float]]`):
+            Lowest and highest value that models say that never saw the forget set. Empty with fewer than two of them.
         run (`dict`):
             The facts of the run: request, method, hyperparameters, versions, times, hashes of the weights.
     """
@@ -43,11 +135,18 @@ class UnlearningReport:
     splits: dict[str, int]
     entropy_bins: list[float] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
+    confusion_classes: list[str] = field(default_factory=list)
+    band: dict[str, list[float]] = field(default_factory=dict)
     run: dict = field(default_factory=dict)
 
     def to_json(self, path: str | Path) -> None:
-        """Writes the report to a file."""
-        Path(path).write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        """Writes the report to a file, with lists of numbers on one line each."""
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False)
+        # A line break between numbers is none of a string's: those are escaped.
+        text = re.sub(
+            r"\[\n\s+([-+.\de]+(?:,\n\s+[-+.\de]+)*)\n\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text
+        )
+        Path(path).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def from_json(cls, path: str | Path) -> "UnlearningReport":
@@ -62,34 +161,67 @@ class UnlearningReport:
             raise InputError("report", f"there is no file {str(path)!r}.")
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**{name: values[name] for name in (f.name for f in fields(cls))})
+            required = {f.name for f in fields(cls) if f.default_factory is MISSING}
+            return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in required or f.name in values})
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise InputError("report", f"{str(path)!r} is no report: {error}.") from error
 
-    def rows(self) -> list[tuple[str, str, dict[str, float]]]:
-        """(label, explanation, value by model) of every metric that was computed, in the order of the table."""
-        rows = []
-        for name, (label, explanation) in METRICS.items():
-            values = {model: result["metrics"].get(name) for model, result in self.results.items()}
-            if any(value is not None for value in values.values()):
-                rows.append((label, explanation, values))
-        return rows
+    def tables(self) -> list[tuple[str, list[tuple[str, str, dict[str, str]]]]]:
+        """
+        What was computed, as text. A row is a label, an explanation and a value by model; where there is a band, also
+        `band` and `in band` (`"yes"`, `"below"` or `"above"`, of the unlearned model).
+
+        Returns:
+            `list[tuple[str, list]]`: heading and rows of the accuracies and of the other measures, if there are any.
+        """
+        rows = {True: [], False: []}
+        for name, metric in METRICS.items():
+            values = {model: self.results[model]["metrics"].get(name) for model in self.models()}
+            if all(value is None for value in values.values()):
+                continue
+            show = percent if metric.is_share else number
+            texts = {model: show(value) for model, value in values.items()}
+            if self.band:
+                low, high = self.band.get(name, (None, None))
+                texts["band"] = "–" if low is None else f"{show(low)} to {show(high)}"
+                texts["in band"] = position(values["unlearned"], low, high)
+            rows[metric.is_share].append((metric.label, metric.explanation, texts))
+        headings = {True: "accuracy in %", False: "other measures"}
+        return [(headings[is_share], part) for is_share, part in rows.items() if part]
+
+    def models(self) -> list[str]:
+        """The models that have a column in tables and pictures: further retrained ones make the band alone."""
+        return [model for model in self.results if model in ("original", "unlearned", "retrained")]
+
+    def not_measured(self) -> list[tuple[str, str]]:
+        """Labels of the metrics that could not be computed, joined, by reason."""
+        reasons = {}
+        for name, reason in self.missing.items():
+            reasons.setdefault(reason, []).append(METRICS[name].label)
+        return [("; ".join(labels), reason) for reason, labels in reasons.items()]
 
     def print(self) -> None:
-        """Prints the table to the terminal."""
+        """Prints the tables to the terminal, with the explanations where there is room for them."""
         from rich.console import Console
         from rich.table import Table
 
-        table = Table(title="Accuracy before and after, in %", title_justify="left")
-        table.add_column("")
-        for model in self.results:
-            table.add_column(model, justify="right")
-        for label, explanation, values in self.rows():
-            table.add_row(f"{label} ({explanation})", *(percent(value) for value in values.values()))
         console = Console()
+        columns = [*self.models(), "band", "in band"] if self.band else self.models()
+        table = Table()
+        for number, (heading, rows) in enumerate(self.tables()):
+            if number == 0:
+                table.add_column(heading)
+                for column in columns:
+                    table.add_column(column, justify="right")
+            else:
+                table.add_section()
+                table.add_row(f"[bold]{heading}[/bold]")
+            for label, explanation, texts in rows:
+                text = label if self.band else f"{label} ({explanation})"
+                table.add_row(text, *(texts[column] for column in columns))
         console.print(table)
-        for name, reason in self.missing.items():
-            console.print(f"Not measured: {METRICS[name][0]}, because {reason}.", highlight=False)
+        for labels, reason in self.not_measured():
+            console.print(f"Not measured: {labels}, because {reason}.", highlight=False)
 
 
 def forget_set_report(accuracies: dict[str, float], num_forget: int) -> UnlearningReport:
@@ -101,7 +233,13 @@ def forget_set_report(accuracies: dict[str, float], num_forget: int) -> Unlearni
         num_forget (`int`): size of the forget set.
     """
     results = {
-        model: {"metrics": {"forget_accuracy": accuracy}, "class_accuracy": {}, "entropy_histogram": {}}
+        model: {
+            "metrics": {"forget_accuracy": accuracy},
+            "class_accuracy": {},
+            "entropy_histogram": {},
+            "roc": {},
+            "confusion": [],
+        }
         for model, accuracy in accuracies.items()
     }
     missing = {name: "no evaluation was run" for name in METRICS if name != "forget_accuracy"}
@@ -111,6 +249,18 @@ def forget_set_report(accuracies: dict[str, float], num_forget: int) -> Unlearni
 def percent(value: float | None) -> str:
     """A share as a percentage with one decimal; a dash if it was not measured."""
     return "–" if value is None else f"{100 * value:.1f}"
+
+
+def number(value: float | None) -> str:
+    """Three decimals; a dash if it was not measured."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def position(value: float | None, low: float | None, high: float | None) -> str:
+    """Where a value lies: `"below"`, `"above"`, or `"yes"` for in the band; a dash if one of them was not measured."""
+    if value is None or low is None:
+        return "–"
+    return "below" if value < low else "above" if value > high else "yes"
 
 
 def weights_sha256(state_dict: dict[str, torch.Tensor]) -> str:

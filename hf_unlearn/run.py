@@ -1,24 +1,32 @@
 """One run, from the request to the hub, in the order in which it happens."""
 
+import copy
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
-from accelerate import PartialState
-from datasets import Dataset, DatasetDict
-from transformers import AutoImageProcessor, AutoModelForImageClassification
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+from datasets import Dataset
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from transformers.trainer_utils import get_last_checkpoint
 
-from . import data
-from .arguments import DataArguments, ForgetArguments, ModelArguments, RunArguments
-from .errors import InputError, listing
-from .evaluation import collect_logits, evaluate_unlearning
+from . import data, record
+from .arguments import DataArguments, ForgetArguments, ModelArguments, RunArguments, fill_in
+from .energy import EnergyMeter
+from .errors import InputError
+from .evaluation import evaluate_unlearning
 from .facts import description_of
 from .forget_request import ForgetRequest
-from .hub import check_push
+from .hub import RECORD, check_push
+from .loading import load_model, load_retrained, load_splits, load_train_and_test
+from .logits import collect_logits
 from .methods.jit import JiTConfig, JiTTrainer
 from .metrics.unlearning_accuracy.unlearning_accuracy import accuracy
-from .processes import check_processes
+from .processes import check_processes, say
+from .record import SALT, Provenance
 from .report import UnlearningReport
+from .sequence import Tracker, named
+from .signing import read_private_key, sign_record
 
 
 def run(
@@ -44,14 +52,120 @@ def run(
     check_processes(config.world_size)
 
     # Check all that needs no data first.
-    request = forget_args.to_request()
+    requests = forget_args.to_requests()
+    for request in requests:
+        if request is not None:
+            fill_in(request, model_args, data_args)
     check_output_dir(output_dir, model_args.model_name_or_path, run_args.overwrite or config.resume_from_checkpoint)
+    if run_args.sign_key is not None:
+        read_private_key(run_args.sign_key)
+    if run_args.hub_tag is not None and run_args.create_pr:
+        raise InputError("hub_tag", "cannot be combined with --create_pr: tag what was merged.")
     if config.push_to_hub:
         repo_id = config.hub_model_id or output_dir.absolute().name
-        config.hub_model_id = check_push(repo_id, model_args.model_name_or_path, config.hub_token or model_args.token)
+        token = config.hub_token or model_args.token
+        config.hub_model_id = check_push(
+            repo_id, model_args.model_name_or_path, token, config.hub_revision, run_args.create_pr
+        )
 
+    if len(requests) == 1:
+        trainer, report = run_request(requests[0], model_args, data_args, forget_args, config)
+    else:
+        trainer, report = run_sequence(requests, model_args, data_args, forget_args, config)
+    if trainer.is_world_process_zero():
+        for step in output_dir.glob("step-*"):
+            # Of an earlier run that was replaced: it still knows the images. What is no finished step stays.
+            if (step / RECORD).is_file() and step.name not in [f"step-{number}" for number in range(1, len(requests))]:
+                shutil.rmtree(step)
+        if run_args.sign_key is not None:
+            sign_record(output_dir, run_args.sign_key)
+        report.print()
+        say(f"Model, card, report, record and pictures are in {output_dir}.")
+        say(f"Keep {output_dir / SALT}: with it the record tells whether an image was forgotten. It is never pushed.")
+    if config.push_to_hub:
+        url = trainer.push_to_hub(
+            token=config.hub_token or model_args.token, create_pr=run_args.create_pr, tag=run_args.hub_tag
+        )
+        say(f"Pushed to {url}")
+    trainer.end()
+    return report
+
+
+def run_sequence(
+    requests: list[ForgetRequest],
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    forget_args: ForgetArguments,
+    config: JiTConfig,
+) -> tuple[JiTTrainer, UnlearningReport]:
+    """
+    Carries out several requests one after the other. The last model goes to `output_dir`, those before it with their
+    own report, card and record to `step-1`, `step-2`, … in it.
+
+    Returns:
+        The last trainer, and the last report, which has what became of every request after each step.
+    """
+    if config.resume_from_checkpoint:
+        raise InputError("resume_from_checkpoint", "works with one request only.")
+    requests = named(requests)
     model, image_processor = load_model(model_args)
-    splits, columns = load_splits(data_args, forget_args, request, model.config.label2id, model_args)
+    train, test = load_train_and_test(data_args, model_args)
+    if train is None:
+        raise InputError("dataset_name", "is missing: the requests name images of a dataset (or of --train_dir).")
+    # What can go wrong with a later request goes wrong before the first.
+    for number, request in enumerate(requests):
+        _, columns = load_splits(
+            data_args, forget_args, request, model.config.label2id, model_args, earlier=requests[:number]
+        )
+    tracker = None
+    if columns["label_column"] is not None:
+        tracker = Tracker(requests, train, test, columns, data_args.max_eval_samples)
+        tracker.measure(None, model.to(config.device), image_processor, config.per_device_eval_batch_size)
+    del model
+
+    for number, request in enumerate(requests, start=1):
+        say(f"Request {number} of {len(requests)}: {request.id}.")
+        step = copy.copy(config)
+        last = number == len(requests)
+        if not last:
+            step.output_dir = str(Path(config.output_dir) / f"step-{number}")
+            step.hub_model_id = None
+        trainer, report = run_request(
+            request,
+            model_args if last else replace(model_args, retrained_model_name_or_path=None),
+            data_args,
+            forget_args,
+            step,
+            earlier=requests[: number - 1],
+            tracker=tracker,
+        )
+        model_args = replace(model_args, model_name_or_path=step.output_dir, model_revision="main")
+    return trainer, report
+
+
+def run_request(
+    request: ForgetRequest | None,
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    forget_args: ForgetArguments,
+    config: JiTConfig,
+    earlier: list[ForgetRequest] = (),
+    tracker: Tracker | None = None,
+) -> tuple[JiTTrainer, UnlearningReport]:
+    """
+    Unlearns one request, measures, and writes model, report, card and record.
+
+    Args:
+        request ([`ForgetRequest`], *optional*):
+            What to forget, if not a folder.
+        earlier (`list[ForgetRequest]`, *optional*):
+            What the model has forgotten before: none of it counts as retained.
+        tracker ([`Tracker`], *optional*):
+            Measures all requests of a sequence after this one.
+    """
+    output_dir = Path(config.output_dir)
+    model, image_processor = load_model(model_args)
+    splits, columns = load_splits(data_args, forget_args, request, model.config.label2id, model_args, earlier=earlier)
     say(f"Forgetting {len(splits['forget'])} images: {description_of(request)}.")
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in splits.items())
     say(f"Splits: {sizes}. Processes: {config.world_size}.")
@@ -67,7 +181,8 @@ def run(
         forget_dataset=splits["forget"],
         **columns,
     )
-    trainer.train(resume_from_checkpoint=find_checkpoint(config))
+    with EnergyMeter() as energy:
+        trainer.train(resume_from_checkpoint=find_checkpoint(config))
     if trainer.step is not None:
         say(trainer.step.describe())
     # Internal: the push comes last, with card and report.
@@ -86,23 +201,60 @@ def run(
         batch_size=config.per_device_eval_batch_size,
         **columns,
     )
-    trainer.save_report(report, request, data_args.dataset_name or data_args.train_dir)
-    if trainer.is_world_process_zero():
-        if request is not None:
-            # Stays here: the hub never sees who or what was forgotten.
-            request.to_file(output_dir / "forget_request.yaml")
-        report.print()
-        say(f"Model, card, report and pictures are in {output_dir}.")
-    if config.push_to_hub:
-        url = trainer.push_to_hub(token=config.hub_token or model_args.token)
-        say(f"Pushed to {url}")
-    trainer.end()
-    return report
+    if tracker is not None:
+        tracker.measure(request.id, model, image_processor, config.per_device_eval_batch_size)
+    provenance = Provenance(
+        lineage=lineage_of(model_args),
+        sequence=tracker.table() if tracker is not None else None,
+        energy_kwh=energy.kwh,
+        **provenance_of_data(splits["forget"], columns["image_column"], request, data_args, forget_args, model_args),
+    )
+    trainer.save_report(report, request, data_args.dataset_name or data_args.train_dir, provenance)
+    if trainer.is_world_process_zero() and request is not None:
+        # Stays here: the hub never sees who or what was forgotten.
+        request.to_file(output_dir / "forget_request.yaml")
+    return trainer, report
 
 
-def say(message: str) -> None:
-    """Prints on the first process only."""
-    PartialState().print(message)
+def provenance_of_data(
+    forget: Dataset,
+    image_column: str,
+    request: ForgetRequest | None,
+    data_args: DataArguments,
+    forget_args: ForgetArguments,
+    model_args: ModelArguments,
+) -> dict:
+    """Which data the forgotten images come from and what they are called there; see [`Provenance`]."""
+    folder = forget_args.forget_dir or data_args.train_dir or data_args.dataset_name
+    facts = {"forgotten": record.image_names(forget, image_column, request, folder)}
+    if request is not None:
+        train, _ = load_train_and_test(data_args, model_args)
+        facts |= {
+            "dataset_revision": record.dataset_commit(train) or data_args.dataset_revision,
+            "dataset_fingerprint": train._fingerprint,
+            "training_images": len(train),
+        }
+    return facts
+
+
+def lineage_of(model_args: ModelArguments) -> list[dict]:
+    """Earlier requests of the model, from the record that lies with it; none if there is no record."""
+    name = model_args.model_name_or_path
+    path = Path(name) / RECORD
+    if not Path(name).is_dir():
+        try:
+            path = hf_hub_download(
+                name,
+                RECORD,
+                revision=model_args.model_revision,
+                token=model_args.token,
+                cache_dir=model_args.cache_dir,
+            )
+        except (EntryNotFoundError, LocalEntryNotFoundError):
+            return []
+    elif not path.is_file():
+        return []
+    return record.read_lineage(record.read_record(path))
 
 
 def kind_of(request: ForgetRequest | None, label_column: str | None) -> str:
@@ -161,178 +313,7 @@ def check_output_dir(output_dir: Path, model_name_or_path: str | None, may_repla
         raise InputError("output_dir", f"{str(output_dir)!r} is a file.")
     if output_dir.resolve() == Path(model_name_or_path).resolve():
         raise InputError("output_dir", "is the folder of the original model, which is not overwritten.")
+    if output_dir.resolve() in Path(model_name_or_path).resolve().parents:
+        raise InputError("output_dir", f"{str(output_dir)!r} holds the original model, which is not overwritten.")
     if output_dir.is_dir() and any(output_dir.iterdir()) and not may_replace:
         raise InputError("output_dir", f"{str(output_dir)!r} is not empty. Choose another or add --overwrite.")
-
-
-def load_model(model_args: ModelArguments):
-    """
-    The model and its image processor.
-
-    Raises:
-        [`InputError`]: if it cannot be loaded or is no image classifier with trained weights.
-    """
-    name = model_args.model_name_or_path
-    hub = {
-        "revision": model_args.model_revision,
-        "cache_dir": model_args.cache_dir,
-        "token": model_args.token,
-        "trust_remote_code": model_args.trust_remote_code,
-    }
-    try:
-        model, loading = AutoModelForImageClassification.from_pretrained(name, output_loading_info=True, **hub)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError("model_name_or_path", f"{name!r} is no image classifier: {reason}") from error
-    architectures = model.config.architectures or []
-    known = set(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES.values())
-    if loading["missing_keys"] or not (known & set(architectures) or model_args.trust_remote_code):
-        raise InputError(
-            "model_name_or_path",
-            f"{name!r} is no trained image classifier (architecture {listing(architectures)}, "
-            f"{len(loading['missing_keys'])} weights missing).",
-        )
-    try:
-        image_processor = AutoImageProcessor.from_pretrained(model_args.image_processor_name or name, **hub)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError("image_processor_name", f"no image processor found: {reason}") from error
-    return model, image_processor
-
-
-def load_retrained(model_args: ModelArguments, model):
-    """The yardstick, which must have the labels of the unlearned model."""
-    name = model_args.retrained_model_name_or_path
-    try:
-        retrained = AutoModelForImageClassification.from_pretrained(
-            name, cache_dir=model_args.cache_dir, token=model_args.token
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError("retrained_model_name_or_path", f"{name!r} cannot be loaded: {reason}") from error
-    if retrained.config.label2id != model.config.label2id:
-        raise InputError("retrained_model_name_or_path", f"{name!r} has other labels than the model to unlearn.")
-    return retrained
-
-
-def load_splits(
-    data_args: DataArguments,
-    forget_args: ForgetArguments,
-    request: ForgetRequest | None,
-    label2id: dict[str, int],
-    model_args: ModelArguments,
-) -> tuple[DatasetDict, dict]:
-    """
-    The splits `forget`, `retain`, `forget_test` and `retain_test`, as far as the data allows, and the names of the
-    image and label columns.
-
-    Raises:
-        [`InputError`]: if the data and the request, or the data and the model, do not fit.
-    """
-    train, test = load_train_and_test(data_args, model_args)
-    if request is None:
-        forget = data.load_image_folder("forget_dir", forget_args.forget_dir)
-        image_column, label_column = data.find_image_column(forget), data.find_label_column(forget)
-        splits = {"forget": forget}
-        if test is not None:
-            # The folder decides what the columns are called, and the training images, which hold those of the folder
-            # under other names, are left alone.
-            splits["retain_test"] = with_columns_of_a_folder(test, data_args)
-    else:
-        if train is None:
-            raise InputError("dataset_name", "is missing: the request names images of a dataset (or of --train_dir).")
-        image_column = data.find_image_column(train, data_args.image_column_name)
-        label_column = data.find_label_column(train, data_args.label_column_name)
-        if request.kind == "classes" and label_column is not None:
-            check_classes(train, label_column, request.classes, label2id)
-        splits = dict(data.split_dataset(train, request, label_column, image_column))
-        if test is not None:
-            splits |= split_test(test, request, label_column, image_column)
-
-    if label_column is not None:
-        for split in splits.values():
-            if label_column in split.column_names:
-                data.match_labels(split, label_column, label2id)
-    if data_args.max_eval_samples is not None:
-        for name in splits.keys() - {"forget"}:
-            if len(splits[name]) > data_args.max_eval_samples:
-                splits[name] = splits[name].shuffle(seed=0).select(range(data_args.max_eval_samples))
-    for name, split in splits.items():
-        broken = data.unreadable_images(split, image_column)
-        if broken and not data_args.skip_unreadable_images:
-            raise InputError(
-                "skip_unreadable_images",
-                f"{len(broken)} of {len(split)} images of the {name} split cannot be read: "
-                f"{listing(broken.values(), 5)}. Add the flag to leave them out.",
-            )
-        if len(broken) == len(split):
-            raise InputError("skip_unreadable_images", f"no image of the {name} split can be read.")
-        if broken:
-            splits[name] = data.drop_rows(split, broken)
-    return DatasetDict(splits), {"image_column": image_column, "label_column": label_column}
-
-
-def split_test(test: Dataset, request: ForgetRequest, label_column: str, image_column: str) -> dict[str, Dataset]:
-    """
-    Unseen images of what is forgotten, `forget_test`, and the others, `retain_test`; a part without images is left out.
-    A request for single images names no unseen ones.
-    """
-    if request.kind == "column" and request.column not in test.column_names:
-        say(f"The unseen images have no column {request.column!r} and are left out.")
-        return {}
-    rows = []
-    if request.kind in ("classes", "column"):
-        rows = data.matching_rows(test, request, label_column, image_column, every_value=False)
-    parts = {"forget_test": test.select(rows), "retain_test": data.drop_rows(test, rows)}
-    return {name: part for name, part in parts.items() if len(part)}
-
-
-def with_columns_of_a_folder(dataset: Dataset, data_args: DataArguments) -> Dataset:
-    """The image and label columns alone, under the names that they have in a folder of images: `image`, `label`."""
-    names = {data.find_image_column(dataset, data_args.image_column_name): "image"}
-    label_column = data.find_label_column(dataset, data_args.label_column_name)
-    if label_column is not None:
-        names[label_column] = "label"
-    return dataset.select_columns(list(names)).rename_columns({old: new for old, new in names.items() if old != new})
-
-
-def load_train_and_test(data_args: DataArguments, model_args: ModelArguments) -> tuple[Dataset | None, Dataset | None]:
-    """The training and the unseen images, each `None` if not given."""
-    if data_args.dataset_name is not None and data_args.train_dir is not None:
-        raise InputError("train_dir", "cannot be combined with --dataset_name. Choose one.")
-    train = test = None
-    if data_args.dataset_name is not None:
-        with PartialState().main_process_first():
-            dataset = data.load_dataset(
-                data_args.dataset_name,
-                data_args.dataset_config_name,
-                data_args.dataset_revision,
-                model_args.token,
-                model_args.cache_dir,
-            )
-        if data_args.train_split not in dataset:
-            raise InputError("train_split", f"there is no split {data_args.train_split!r}. Valid: {listing(dataset)}.")
-        train = dataset[data_args.train_split]
-        if data_args.test_split is not None and data_args.test_split not in dataset:
-            raise InputError("test_split", f"there is no split {data_args.test_split!r}. Valid: {listing(dataset)}.")
-        for name in [data_args.test_split] if data_args.test_split else ("test", "validation"):
-            if name in dataset:
-                test = dataset[name]
-                break
-    if data_args.train_dir is not None:
-        train = data.load_image_folder("train_dir", data_args.train_dir)
-    if data_args.validation_dir is not None:
-        test = data.load_image_folder("validation_dir", data_args.validation_dir)
-    return train, test
-
-
-def check_classes(train: Dataset, label_column: str, classes: list, label2id: dict[str, int]) -> None:
-    """
-    Raises:
-        [`InputError`]: if a class to forget is one of the model's and has no image in the data.
-    """
-    feature = train.features[label_column]
-    names = feature.names if isinstance(feature, data.ClassLabel) else set(data.read_column(train, label_column))
-    for name in classes:
-        if name in label2id and name not in names and not str(name).isdigit():
-            raise InputError("classes", f"the model knows {name!r} but the data has no such class: {listing(names)}.")

@@ -98,6 +98,7 @@ class Search:
         start (`float`): the accuracy before the step.
         accuracy (`float`): the accuracy after it.
         length (`float`): of the step, ‖Δθ‖ / ‖θ‖ over the weights that move.
+        kind (`str`): `"step"`, along one direction, or `"head"`, a change of the head alone.
         evaluations (`int`): passes over the forget set that the search took.
         reached (`bool`): whether the accuracy is at or below the target.
     """
@@ -108,6 +109,7 @@ class Search:
     length: float = 0.0
     evaluations: int = 0
     reached: bool = False
+    kind: str = "step"
 
     def describe(self) -> str:
         """In words for the log and the card."""
@@ -120,6 +122,12 @@ class Search:
             return (
                 f"No step reached the target: accuracy on the forget set {100 * self.start:.1f} → "
                 f"{100 * self.accuracy:.1f} %, and not {100 * self.target:.1f} %. The forgetting is incomplete."
+            )
+        if self.kind == "head":
+            return (
+                "The last layer was changed so that the images of which the model was least sure lose their class and "
+                f"its answers to the others stay: accuracy on the forget set {100 * self.start:.1f} → "
+                f"{100 * self.accuracy:.1f} % (target: at most {100 * self.target:.1f} %)."
             )
         return (
             f"The smallest step that suffices, found in {self.evaluations} trials, is {100 * self.length:.2g} % of the norm of "

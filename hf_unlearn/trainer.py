@@ -18,11 +18,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from .config import UnlearningConfig
 from .data import ImageDataset, find_label_column, match_labels
 from .errors import CollapsedModelError, InputError, SaveError
-from .facts import run_facts
+from .facts import provenance_of, run_facts
 from .guard import CHANGE_LIMIT, DISTANCE_LIMIT, NUM_IMAGES, Guard
 from .hub import push_folder
 from .model_card import write_model_card
 from .plots import save_figures
+from .record import Provenance, reseal, write_record
 from .report import forget_set_report, weights_sha256
 from .step_size import norm
 
@@ -63,6 +64,8 @@ class UnlearningTrainer(Trainer):
 
     # The loss is divided by the number of images of the whole update, accumulation steps included.
     loss_is_scaled_for_ga = True
+    # How far the weights may move, relative to their norm.
+    distance_limit = DISTANCE_LIMIT
 
     def __init__(
         self,
@@ -107,7 +110,7 @@ class UnlearningTrainer(Trainer):
         self.step = None
         self._original_weights = None
         self._checkpoint_dir = None
-        self._has_report = False
+        self._has_report = self._is_saved = False
         self._sums = {}
         self.add_callback(ObserveOriginal(self))
 
@@ -177,7 +180,7 @@ class UnlearningTrainer(Trainer):
         """
         if not self.is_fsdp_enabled:
             self._original_weights = self.moving_weights()
-        self.passes, self._has_report = 0, False
+        self.passes, self._has_report, self._is_saved = 0, False, False
         self.sha256_before = weights_sha256(self.model.state_dict())
         self.started, start = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.perf_counter()
         result = super().train(*args, **kwargs)
@@ -243,11 +246,11 @@ class UnlearningTrainer(Trainer):
         self.change, distance = self.guard.change(), self.distance_moved()
         self.log({"change_elsewhere": self.change})
         # A distance that is not a number is past every limit.
-        if (self.change > CHANGE_LIMIT or not distance <= DISTANCE_LIMIT) and not self.args.allow_collapse:
+        if (self.change > CHANGE_LIMIT or not distance <= self.distance_limit) and not self.args.allow_collapse:
             self.swap_weights(self._original_weights)
             raise CollapsedModelError(
                 f"the model's answers elsewhere changed by {self.change:.2f} (0: untouched, 1: destroyed, limit "
-                f"{CHANGE_LIMIT}) and its weights by {100 * distance:.1f} % (limit {100 * DISTANCE_LIMIT:.0f} %). It has "
+                f"{CHANGE_LIMIT}) and its weights by {100 * distance:.1f} % (limit {100 * self.distance_limit:.0f} %). It has "
                 "its original weights again and nothing is saved; --allow_collapse keeps the result all the same."
             )
 
@@ -321,6 +324,11 @@ class UnlearningTrainer(Trainer):
 
     # ---- Saving and pushing ----
 
+    def save_model(self, output_dir=None, _internal_call=False):
+        super().save_model(output_dir, _internal_call)
+        # On every process, also those that write nothing.
+        self._is_saved = self._is_saved or output_dir in (None, self.args.output_dir)
+
     def _save(self, output_dir=None, state_dict=None):
         """Writes the model aside first and then moves it, so that no interruption leaves what looks like a model."""
         if not self.args.should_save:
@@ -378,9 +386,12 @@ class UnlearningTrainer(Trainer):
                 "The step is too large."
             )
 
-    def save_report(self, report=None, request=None, dataset_name: str | None = None) -> None:
+    def save_report(
+        self, report=None, request=None, dataset_name: str | None = None, provenance: Provenance | None = None
+    ) -> None:
         """
-        Writes `report.json`, the pictures and the model card into `output_dir`, after training.
+        Writes the model, if that was not done, `report.json`, the pictures, the model card and the record into
+        `output_dir`, after training.
 
         Args:
             report ([`UnlearningReport`], *optional*):
@@ -389,15 +400,21 @@ class UnlearningTrainer(Trainer):
                 What was forgotten; the card describes it in words that name no record.
             dataset_name (`str`, *optional*):
                 Hub id or path of the dataset.
+            provenance ([`Provenance`], *optional*):
+                Where the images and the model come from. Without it, the record holds what the forget set says.
         """
+        if not self._is_saved:
+            self.save_model(_internal_call=True)
         if report is None:
             accuracies = {"original": self.start, "unlearned": self.forget_accuracy()}
             report = forget_set_report(accuracies, len(self.train_dataset))
-        report.run = run_facts(self, request, dataset_name)
+        provenance = provenance or provenance_of(self, request)
+        report.run = run_facts(self, request, dataset_name, provenance)
         if self.is_world_process_zero():
             folder = Path(self.args.output_dir)
             report.to_json(folder / "report.json")
             save_figures(report, folder / "figures")
+            write_record(folder, report, request, provenance)
             self.create_model_card()
         self._has_report = True
 
@@ -407,10 +424,20 @@ class UnlearningTrainer(Trainer):
         self.push_in_progress = None
 
     def create_model_card(self, **kwargs):
-        """Writes `README.md` from the report in `output_dir`."""
+        """Writes `README.md` from the report in `output_dir`, and its hash into the record."""
         write_model_card(self.args.output_dir, self.hub_model_id or self.args.hub_model_id)
+        reseal(self.args.output_dir)
 
-    def push_to_hub(self, commit_message="Unlearned model", token=None, revision=None, private=None, **kwargs):
+    def push_to_hub(
+        self,
+        commit_message="Unlearned model",
+        token=None,
+        revision=None,
+        private=None,
+        create_pr=False,
+        tag=None,
+        **kwargs,
+    ):
         """
         Saves the model and pushes weights, config, image processor, card, report and pictures in one commit.
 
@@ -423,9 +450,13 @@ class UnlearningTrainer(Trainer):
                 Branch to push to, defaults to `args.hub_revision`, then to the main branch.
             private (`bool`, *optional*):
                 Whether a new repository is private, defaults to `args.hub_private_repo`.
+            create_pr (`bool`, *optional*, defaults to `False`):
+                Whether to open a pull request.
+            tag (`str`, *optional*):
+                Name to give to the commit.
 
         Returns:
-            `str`: URL of the commit; `None` on every process but the first.
+            `str`: URL of the commit or the pull request; `None` on every process but the first.
 
         Raises:
             [`HubPushError`]: if the hub fails. Everything is on disk then.
@@ -444,6 +475,8 @@ class UnlearningTrainer(Trainer):
             private=self.args.hub_private_repo if private is None else private,
             revision=revision or self.args.hub_revision,
             commit_message=commit_message,
+            create_pr=create_pr,
+            tag=tag,
         )
 
 

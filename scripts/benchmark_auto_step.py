@@ -1,18 +1,19 @@
 """
-Measure the automatic step and its guard on small networks trained on Fashion-MNIST; the numbers of docs/auto_step.md:
+Measure the automatic step and its guard on the networks of scripts/small_networks.py; the numbers of docs/auto_step.md:
 
-    python scripts/benchmark_auto_step.py train --models_dir models   # 12 networks, about 20 minutes on one CPU core
-    python scripts/benchmark_auto_step.py all --models_dir models     # all parts below
+    python scripts/small_networks.py --models_dir models --cifar_dir cifar10        # trains them
+    python scripts/benchmark_auto_step.py all --models_dir models --cifar_dir cifar10   # all parts below
 
-`class` forgets each class of each network with the defaults, `images` a random hundredth of the images. `bad` runs settings that destroy a model, to see whether
-the guard notices. `released` searches σ and η of the authors' rule with the test set in sight: no real request can.
-`summary` prints the tables and draws the guard's scatter. Each run adds one row to a CSV in --output_dir; a part that
-was interrupted goes on where it stopped. --data_dir holds the four files of the Debian package dataset-fashion-mnist.
+`class` forgets each class of each network with the defaults, `images` a random hundredth of the images, `subclass`
+sandals and bags of networks that know groups alone, `many` 25 of 50 classes of the over-fitted networks, `sigma` a class
+over σ and N. `bad` runs settings that destroy a model, to see whether the guard notices. `released` searches σ and η of
+the authors' rule with the test set in sight: no real request can. `summary` prints the tables and draws the guard's
+scatter. Each run adds one row to a CSV in --output_dir; a part that was interrupted goes on where it stopped.
 """
 
 import argparse
 import csv
-import gzip
+import itertools
 import tempfile
 import time
 from functools import cache
@@ -20,51 +21,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
 from sklearn.metrics import roc_auc_score
+from small_networks import BAG, NAMES, RECIPES, SANDAL, SEEDS, hits, labels_of, load_data, load_model, parse_arguments
 from torch.nn.functional import cross_entropy
-from transformers import (
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    BitConfig,
-    ConvNextConfig,
-    ConvNextImageProcessorPil,
-    PrinterCallback,
-    ResNetConfig,
-    ViTConfig,
-)
+from transformers import ConvNextImageProcessorPil, PrinterCallback
 
 from hf_unlearn import JiTConfig, JiTTrainer
-from hf_unlearn.errors import CollapsedModelError
+from hf_unlearn.errors import CollapsedModelError, InputError
 from hf_unlearn.trainer import CHANGE_LIMIT, DISTANCE_LIMIT
 
-
-NAMES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-SEEDS = (0, 1, 2)
-# Configuration, peak learning rate, epochs.
-RECIPES = {
-    "resnet": (
-        ResNetConfig(
-            embedding_size=16, hidden_sizes=[32, 64, 128], depths=[1, 1, 1], layer_type="basic", num_labels=10
-        ), 3e-3, 9,
-    ),
-    "convnext": (
-        ConvNextConfig(
-            image_size=28, patch_size=2, num_stages=3, hidden_sizes=[24, 48, 96], depths=[1, 1, 2],
-            layer_scale_init_value=0.1, num_labels=10,
-        ), 3e-3, 10,
-    ),
-    "vit": (
-        ViTConfig(
-            image_size=28, patch_size=4, hidden_size=64, num_hidden_layers=4, num_attention_heads=2,
-            intermediate_size=128, initializer_range=0.08, num_labels=10,
-        ), 2e-3, 12,
-    ),
-    "bit": (
-        BitConfig(embedding_size=32, hidden_sizes=[64, 128, 256], depths=[1, 1, 1], num_groups=8, num_labels=10),
-        4e-3, 12,
-    ),
-}  # fmt: skip
 
 # What `bad` does: settings of JiTConfig, changes of the images, of the weights, or of the step that was found.
 # The released preset with 5 perturbations in place of 25, which costs a fifth.
@@ -89,68 +54,13 @@ BAD = {
 DRAWS = (7, 8)
 BAD_SEED, BAD_CLASSES, BAD_IMAGES = 1, (4, 7), 200
 RELEASED_SEED, RELEASED_CLASSES, RELEASED_IMAGES = 0, (3, 5), 300
-SIGMAS, RATES = (0.5, 2.0, 0.1), [1e-4 * 2**k for k in range(8)]
+SIGMAS, RATES = (0.5, 2.0, 0.1), [1e-6 * 2**k for k in range(14)]
+ROBUST_CLASSES, ROBUST_SIGMAS, ROBUST_COPIES, ROBUST_IMAGES = (3, 5), (0.25, 0.5, 1.0, 2.0), (1, 4, 25), 300
+MANY_CLASSES = range(0, 50, 2)
+PROCESSOR = ConvNextImageProcessorPil(
+    size={"shortest_edge": 28}, crop_pct=1.0, image_mean=[0.5] * 3, image_std=[0.5] * 3
+)
 WRECK = 10.0  # points of retained accuracy
-
-
-@cache
-def load_data(data_dir: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pixel values between -1 and 1 and labels: 12,000 fixed training images, or all 10,000 test images."""
-    prefix = data_dir / {"train": "train", "test": "t10k"}[split]
-    with gzip.open(f"{prefix}-images-idx3-ubyte.gz") as images, gzip.open(f"{prefix}-labels-idx1-ubyte.gz") as labels:
-        x = np.frombuffer(images.read(), np.uint8, offset=16).reshape(-1, 1, 28, 28)
-        y = np.frombuffer(labels.read(), np.uint8, offset=8).astype(np.int64)
-    if split == "train":
-        rows = np.random.RandomState(0).permutation(len(y))[:12000]
-        x, y = x[rows], y[rows]
-    return (torch.tensor(x).float() / 127.5 - 1).expand(-1, 3, -1, -1).contiguous(), torch.tensor(y)
-
-
-def train_models(options) -> None:
-    """AdamW with one cycle of the learning rate; skips what is there."""
-    x, y = load_data(options.data_dir, "train")
-    for seed in SEEDS:
-        for architecture, (config, rate, epochs) in RECIPES.items():
-            folder = model_folder(options, architecture, seed)
-            if (folder / "model.safetensors").exists():
-                continue
-            torch.manual_seed(seed)
-            config.id2label, config.label2id = dict(enumerate(NAMES)), {name: i for i, name in enumerate(NAMES)}
-            model = AutoModelForImageClassification.from_config(config).train()
-            matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
-            others = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
-            groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-            optimizer = torch.optim.AdamW(groups, lr=rate)
-            steps = epochs * (len(y) // 128)
-            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.2)
-            for _ in range(epochs):
-                for rows in torch.randperm(len(y)).split(128)[: len(y) // 128]:
-                    optimizer.zero_grad()
-                    cross_entropy(model(pixel_values=x[rows]).logits, y[rows]).backward()
-                    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                    optimizer.step()
-                    schedule.step()
-            model.eval().save_pretrained(folder)
-            processor = ConvNextImageProcessorPil(
-                size={"shortest_edge": 28}, crop_pct=1.0, image_mean=[0.5] * 3, image_std=[0.5] * 3
-            )
-            processor.save_pretrained(folder)
-            print(f"{folder.name}: test accuracy {100 * test_hits(model, options).mean():.1f} %", flush=True)
-
-
-def model_folder(options, architecture: str, seed: int) -> Path:
-    return options.models_dir / f"{architecture}-full-seed{seed}"
-
-
-@torch.no_grad()
-def test_hits(model, options) -> np.ndarray:
-    """Whether the model is right, 0 or 1 for each test image."""
-    x, y = load_data(options.data_dir, "test")
-    model.eval()
-    logits = torch.cat([model(pixel_values=batch).logits for batch in x.split(500)])
-    # argmax takes NaN for the largest value.
-    right = ((logits.argmax(dim=-1) == y) & logits.isfinite().all(dim=-1)).double()
-    return right.numpy()
 
 
 class BenchmarkTrainer(JiTTrainer):
@@ -169,17 +79,17 @@ class BenchmarkTrainer(JiTTrainer):
 
 
 def unlearn(
-    options, architecture, seed, forget_class=None, draw=None, num_images=None, settings=None, images=None, stretch=1.0,
-    nan_weight=False,
+    options, architecture, problem, seed, kind=None, draw=None, num_images=None, settings=None, images=None,
+    stretch=1.0, nan_weight=False,
 ) -> dict:  # fmt: skip
     """
-    One request, for a class or else for the random images of a draw, with the defaults if nothing else is given, and
-    what became of the model.
+    One request, for the images of a kind or else for the random images of a draw, with the defaults if nothing else is
+    given, and what became of the model.
     """
-    folder = model_folder(options, architecture, seed)
-    model = AutoModelForImageClassification.from_pretrained(folder)
-    hits = original_hits(options, architecture, seed)
-    forget_before, retain_before = test_accuracy(hits, options, forget_class)
+    model = load_model(options, architecture, problem, seed)
+    forget_before, retain_before = test_accuracy(
+        original_hits(options, architecture, problem, seed), options, problem, kind
+    )
     if nan_weight:
         with torch.no_grad():
             list(model.parameters())[-1].view(-1)[0] = torch.nan
@@ -190,49 +100,61 @@ def unlearn(
         passes["backward"] += len(output.logits) * output.logits.requires_grad
 
     hook = model.register_forward_hook(count, with_kwargs=True)
-    x, y = load_data(options.data_dir, "train")
-    if forget_class is None:
-        rows = torch.tensor(np.random.RandomState(draw).permutation(len(y))[:num_images])
+    x, kinds = load_data(options, problem, "train")
+    if kind is None:
+        rows = torch.tensor(np.random.RandomState(draw).permutation(len(kinds))[:num_images])
     else:
-        rows = (y == forget_class).nonzero()[:num_images, 0]
-    x, y = x[rows], y[rows]
+        rows = (kinds == kind).nonzero()[:num_images, 0]
+    x, y = x[rows], labels_of(problem, kinds)[rows]
+    # What an unprepared image would be: all networks were trained on pixel values between -1 and 1.
     x = images(x) if images else x
     settings = {"per_device_train_batch_size": 64} | (settings or {})
     if "preset" in settings:
         # Presets fill in what was left at its default.
         del settings["per_device_train_batch_size"]
-    started, raised, changed = time.time(), False, float("nan")
+    started, refused, changed = time.time(), "", float("nan")
     with tempfile.TemporaryDirectory() as output_dir:
-        trainer = BenchmarkTrainer(
-            model=model,
-            args=JiTConfig(
-                output_dir=output_dir, disable_tqdm=True, logging_strategy="no", report_to="none", allow_collapse=True,
-                **settings,
-            ),
-            processing_class=AutoImageProcessor.from_pretrained(folder),
-            forget_dataset=[{"pixel_values": image, "labels": k} for image, k in zip(x, y.tolist(), strict=True)],
-        )  # fmt: skip
-        trainer.remove_callback(PrinterCallback)
-        trainer.stretch = stretch
-        try:
+
+        def train(**more):
+            trainer = BenchmarkTrainer(
+                model=model,
+                args=JiTConfig(
+                    output_dir=output_dir, disable_tqdm=True, logging_strategy="no", report_to="none", **settings, **more
+                ),
+                processing_class=PROCESSOR,
+                forget_dataset=[{"pixel_values": image, "labels": k} for image, k in zip(x, y.tolist(), strict=True)],
+            )  # fmt: skip
+            trainer.remove_callback(PrinterCallback)
+            trainer.stretch = stretch
             trainer.train()
-            changed = trainer.change
+            return trainer
+
+        original = {name: weight.clone() for name, weight in model.state_dict().items()}
+        try:
+            trainer = train(allow_collapse=True)
+            changed, start, step = trainer.change, 100 * trainer.start, trainer.step
+            distance = trainer.distance_moved()
         except CollapsedModelError:
             # Even --allow_collapse does not take a step along a gradient that is not finite.
-            raised = True
-    seconds = time.time() - started
-    hook.remove()
-    forget, retain = test_accuracy(test_hits(model, options), options, forget_class)
-    membership = {} if forget_class is not None else {"membership_auc": membership_auc(model, options, x, y)}
-    distance = trainer.distance_moved()
-    if not raised:
-        # The package's own verdict on the same weights; it puts the original ones back.
-        trainer.args.allow_collapse = False
-        try:
-            trainer.check_collapse()
-        except CollapsedModelError:
-            raised = True
-    step = trainer.step
+            refused, start, step, distance = "collapsed", float("nan"), None, float("nan")
+        seconds = time.time() - started
+        hook.remove()
+        found = hits(model, *test_images(options, problem))
+        forget, retain = test_accuracy(found, options, problem, kind)
+        membership = {} if kind is not None else {"membership_auc": membership_auc(model, options, problem, x, y)}
+        if not refused:
+            # The package's own verdict on the same weights; it puts the original ones back.
+            trainer.args.allow_collapse = False
+            try:
+                trainer.check_collapse()
+                if images:
+                    # Such a run may end before it begins.
+                    model.load_state_dict(original)
+                    train()
+            except CollapsedModelError:
+                refused = "collapsed"
+            except InputError:
+                refused = "input"
     return {
         "num_images": len(x),
         "forget_test_before": forget_before,
@@ -242,8 +164,8 @@ def unlearn(
         "lost": retain_before - retain,
         "change_elsewhere": changed,
         "distance_moved": distance,
-        "stopped": int(raised),
-        "start": 100 * trainer.start,
+        "refused": refused,
+        "start": start,
         "target": 100 * step.target if step else "",
         "reached": 100 * step.accuracy if step else "",
         "evaluations": step.evaluations if step else "",
@@ -253,39 +175,41 @@ def unlearn(
     }
 
 
+def test_images(options, problem: str) -> tuple[torch.Tensor, torch.Tensor]:
+    x, kinds = load_data(options, problem, "test")
+    return x, labels_of(problem, kinds)
+
+
 @cache
-def original_hits(options, architecture: str, seed: int) -> np.ndarray:
-    model = AutoModelForImageClassification.from_pretrained(model_folder(options, architecture, seed))
-    return test_hits(model, options)
+def original_hits(options, architecture: str, problem: str, seed: int, without: int | None = None) -> np.ndarray:
+    model = load_model(options, architecture, problem, seed, without)
+    return hits(model, *test_images(options, problem))
 
 
-def test_accuracy(hits: np.ndarray, options, forget_class: int | None) -> tuple[float, float]:
-    """In percent, on the class to forget and on the others; without a class, on none and on all."""
-    _, y = load_data(options.data_dir, "test")
-    if forget_class is None:
-        return float("nan"), 100 * hits.mean()
-    return 100 * hits[y == forget_class].mean(), 100 * hits[y != forget_class].mean()
+def test_accuracy(found: np.ndarray, options, problem: str, kind: int | None) -> tuple[float, float]:
+    """In percent, on the kind to forget and on the others; without a kind, on none and on all."""
+    _, kinds = load_data(options, problem, "test")
+    if kind is None:
+        return float("nan"), 100 * found.mean()
+    return 100 * found[kinds == kind].mean(), 100 * found[kinds != kind].mean()
 
 
 @torch.no_grad()
-def membership_auc(model, options, x: torch.Tensor, y: torch.Tensor) -> float:
-    """How well the loss tells forget images from 2,000 test images; 0.5: not at all."""
-    test_x, test_y = load_data(options.data_dir, "test")
+def membership_auc(model, options, problem: str, x: torch.Tensor, y: torch.Tensor) -> float:
+    """How well the loss tells forget images from up to 2,000 test images; 0.5: not at all."""
+    test_x, test_y = test_images(options, problem)
+    some = torch.tensor(np.random.RandomState(0).permutation(len(test_y))[:2000])
     losses = [
-        cross_entropy(model(pixel_values=images).logits, labels, reduction="none").numpy()
-        for images, labels in ((x, y), (test_x[:2000], test_y[:2000]))
-    ]
-    return roc_auc_score(np.repeat([1, 0], [len(x), 2000]), -np.concatenate(losses))
+        torch.cat([
+            cross_entropy(model(pixel_values=images).logits, labels, reduction="none")
+            for images, labels in zip(all_images.split(500), all_labels.split(500), strict=True)
+        ]).numpy()
+        for all_images, all_labels in ((x, y), (test_x[some], test_y[some]))
+    ]  # fmt: skip
+    return roc_auc_score(np.repeat([1, 0], [len(x), len(some)]), -np.concatenate(losses))
 
 
 # ---- The parts ----
-
-
-class Options(argparse.Namespace):
-    """The command line, as a key of caches."""
-
-    def __hash__(self):
-        return hash(str(self))
 
 
 def benchmark(options, part: str, jobs: list[tuple[dict, dict]], enough: float = float("inf")) -> None:
@@ -301,7 +225,7 @@ def benchmark(options, part: str, jobs: list[tuple[dict, dict]], enough: float =
             if done[name] > enough:
                 return
             continue
-        result = unlearn(options, key["architecture"], key["seed"], key.get("forget_class"), **arguments)
+        result = unlearn(options, key["architecture"], key["problem"], key["seed"], key["kind"], **arguments)
         row = key | {name: round(v, 5) if isinstance(v, float) else v for name, v in result.items()}
         new = not path.exists()
         with open(path, "a", newline="") as file:
@@ -321,12 +245,12 @@ def read(path: Path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
-def name_row(architecture: str, seed: int, forget_class: int, **more) -> dict:
-    return {"architecture": architecture, "seed": seed, "forget_class": forget_class, **more}
+def name_row(architecture: str, problem: str, seed: int, kind: int | None, **more) -> dict:
+    return {"architecture": architecture, "problem": problem, "seed": seed, "kind": kind, **more}
 
 
 def run_class(options) -> None:
-    rows = [(name_row(a, seed, k), {}) for seed in SEEDS for a in RECIPES for k in range(len(NAMES))]
+    rows = [(name_row(a, "full", seed, k), {}) for seed in SEEDS for a in RECIPES for k in range(len(NAMES))]
     benchmark(options, "class", rows)
 
 
@@ -335,7 +259,7 @@ def run_bad(options) -> None:
         options,
         "bad",
         [
-            (name_row(a, BAD_SEED, k, setting=name), {"num_images": BAD_IMAGES, **arguments})
+            (name_row(a, "full", BAD_SEED, k, setting=name), {"num_images": BAD_IMAGES, **arguments})
             for k in BAD_CLASSES
             for a in RECIPES
             for name, arguments in BAD.items()
@@ -345,21 +269,48 @@ def run_bad(options) -> None:
 
 def run_images(options) -> None:
     jobs = []
-    for seed in SEEDS:
+    for problem, seed in (*(("full", seed) for seed in SEEDS), ("many", 0)):
         for a in RECIPES:
             # With unseen images at hand, the accuracy on them is the target.
-            unseen = {"forget_target": float(original_hits(options, a, seed).mean())}
+            unseen = {"forget_target": float(original_hits(options, a, problem, seed).mean())}
             for draw in DRAWS:
                 for target, more in (("stand-in", {}), ("unseen images", unseen)):
-                    key = {"architecture": a, "seed": seed, "draw": draw, "target_from": target}
+                    key = name_row(a, problem, seed, None, draw=draw, target_from=target)
                     arguments = {"draw": draw, "num_images": 120, "settings": {"forget_kind": "images", **more}}
                     jobs.append((key, arguments))
     benchmark(options, "images", jobs)
 
 
+def run_subclass(options) -> None:
+    jobs = []
+    for a in RECIPES:
+        for kind in (SANDAL, BAG):
+            retrained, _ = test_accuracy(original_hits(options, a, "groups", 0, kind), options, "groups", kind)
+            for target, more in (("default", {}), ("retrained", {"forget_target": retrained / 100})):
+                key = name_row(a, "groups", 0, kind, target_from=target, retrained_says=round(retrained, 1))
+                jobs.append((key, {"settings": {"forget_kind": "subclass", **more}}))
+    benchmark(options, "subclass", jobs)
+
+
+def run_many(options) -> None:
+    benchmark(options, "many", [(name_row(a, "many", 0, k), {}) for a in RECIPES for k in MANY_CLASSES])
+
+
+def run_sigma(options) -> None:
+    jobs = []
+    for a in RECIPES:
+        for k in ROBUST_CLASSES:
+            for sigma in ROBUST_SIGMAS:
+                for copies in ROBUST_COPIES:
+                    settings = {"sigma": sigma, "num_perturbations": copies}
+                    key = name_row(a, "full", RELEASED_SEED, k, sigma=sigma, num_perturbations=copies)
+                    jobs.append((key, {"settings": settings, "num_images": ROBUST_IMAGES}))
+    benchmark(options, "sigma", jobs)
+
+
 def run_released(options) -> None:
     images = {"num_images": RELEASED_IMAGES}
-    cells = [(a, RELEASED_SEED, k) for k in RELEASED_CLASSES for a in RECIPES]
+    cells = [(a, "full", RELEASED_SEED, k) for k in RELEASED_CLASSES for a in RECIPES]
     automatic = [(name_row(*cell, rule="automatic", sigma=0.5, rate=""), images) for cell in cells]
     benchmark(options, "released", automatic)
     for sigma in SIGMAS:
@@ -382,7 +333,8 @@ def summarise(options) -> None:
         part: [
             {name: number(value) for name, value in row.items()} for row in read(options.output_dir / f"{part}.csv")
         ]
-        for part in ("class", "images", "bad", "released")
+        for part in PARTS
+        if part != "summary"
     }
 
     def spread(values):
@@ -398,27 +350,46 @@ def summarise(options) -> None:
             columns = [[row[name] for row in those] for name in ("forget_test", "lost", "change_elsewhere")]
             columns.append([100 * row["distance_moved"] for row in those])
             cells = " | ".join(map(spread, columns))
-            print(f"| {architecture} | {len(those)} | {cells} | {sum(row['stopped'] for row in those):.0f} |")
+            print(f"| {architecture} | {len(those)} | {cells} | {sum(row['refused'] != '' for row in those)} |")
     if rows["class"]:
         # Of the first passes, one is spent to find the answers, two and one backward on the loss.
         search = [row["evaluations"] + 4 for row in rows["class"]]
         everything = [(row["forward"] + row["backward"]) / row["num_images"] for row in rows["class"]]
         print(f"passes per image: {spread(search)} without the guard, {spread(everything)} with it")
         for row in sorted(rows["class"], key=lambda row: -row["lost"])[:5]:
-            print("  most lost:", row["architecture"], row["seed"], NAMES[row["forget_class"]], row["lost"])
+            print("  most lost:", row["architecture"], row["seed"], NAMES[row["kind"]], row["lost"])
 
     print("\n| random images, target from | runs | set minus unseen, points | points lost | AUC after | stopped |")
     print("|:--|--:|--:|--:|--:|--:|")
-    for target in ("stand-in", "unseen images"):
-        those = [row for row in rows["images"] if row["target_from"] == target]
+    for problem, target in itertools.product(("full", "many"), ("stand-in", "unseen images")):
+        those = [row for row in rows["images"] if (row["problem"], row["target_from"]) == (problem, target)]
         if those:
             # Compared with the unlearned model's own accuracy on unseen images.
             gaps = [row["reached"] - row["retain_test"] for row in those]
             cells = " | ".join(map(spread, [gaps, *([row[n] for row in those] for n in ("lost", "membership_auc"))]))
-            print(f"| {target} | {len(those)} | {cells} | {sum(row['stopped'] for row in those)} |")
+            print(f"| {problem}, {target} | {len(those)} | {cells} | {sum(row['refused'] != '' for row in those)} |")
             print(
                 f"  further than 2: {sum(abs(g) > 2 for g in gaps)}, lost over 1: {sum(r['lost'] > 1 for r in those)}"
             )
+
+    print("\n| sub-class, network | target | retrained says | forget test, % | points lost |\n|:--|--:|--:|--:|--:|")
+    for row in rows["subclass"]:
+        numbers = [row[name] for name in ("target", "retrained_says", "forget_test", "lost")]
+        cells = " | ".join(f"{number:.1f}" for number in numbers)
+        print(f"| {NAMES[row['kind']]}, {row['architecture']}, {row['target_from']} | {cells} |")
+
+    print("\n| over-fitted, 50 classes | runs | points lost | forget test, % | lost over 2 |\n|:--|--:|--:|--:|--:|")
+    for architecture in [*RECIPES, "all"]:
+        those = [row for row in rows["many"] if architecture in (row["architecture"], "all")]
+        if those:
+            cells = " | ".join(spread([row[name] for row in those]) for name in ("lost", "forget_test"))
+            print(f"| {architecture} | {len(those)} | {cells} | {sum(row['lost'] > 2 for row in those)} |")
+
+    print("\n| σ and N: network, class | retained, range in points | forget test, range in points |\n|:--|--:|--:|")
+    for cell in sorted({(row["architecture"], row["kind"]) for row in rows["sigma"]}):
+        those = [row for row in rows["sigma"] if (row["architecture"], row["kind"]) == cell]
+        ranges = [np.ptp([row[name] for row in those]) for name in ("retain_test", "forget_test")]
+        print(f"| {cell[0]}, {NAMES[cell[1]]} | {ranges[0]:.2f} | {ranges[1]:.2f} |")
 
     print(
         f"\n| bad setting | runs | points lost, each | forget test, median % | stopped | of those that lost > {WRECK:g} |"
@@ -426,14 +397,14 @@ def summarise(options) -> None:
     print("|:--|--:|--:|--:|--:|--:|")
     for setting in BAD:
         those = [row for row in rows["bad"] if row["setting"] == setting]
-        wrecks = [row["stopped"] for row in those if row["lost"] > WRECK]
+        wrecks = [row["refused"] != "" for row in those if row["lost"] > WRECK]
         if those:
             print(
                 f"| {setting} | {len(those)} | {spread([row['lost'] for row in those])} | "
-                f"{np.median([row['forget_test'] for row in those]):.1f} | {sum(row['stopped'] for row in those)} | "
+                f"{np.median([row['forget_test'] for row in those]):.1f} | {sum(row['refused'] != '' for row in those)} | "
                 f"{sum(wrecks)} of {len(wrecks)} |"
             )
-    wrecks = [row["stopped"] for row in rows["bad"] if row["lost"] > WRECK]
+    wrecks = [row["refused"] != "" for row in rows["bad"] if row["lost"] > WRECK]
     print(f"lost more than {WRECK:g} points: {len(wrecks)} of {len(rows['bad'])}, stopped {sum(wrecks)}")
 
     print(
@@ -442,9 +413,7 @@ def summarise(options) -> None:
     print("|:--|--:|--:|--:|")
     for k in RELEASED_CLASSES:
         for architecture in RECIPES:
-            those = [
-                row for row in rows["released"] if (row["architecture"], row["forget_class"]) == (architecture, k)
-            ]
+            those = [row for row in rows["released"] if (row["architecture"], row["kind"]) == (architecture, k)]
             ours = [row for row in those if row["rule"] == "automatic"]
             usable = [row for row in those if row["rule"] == "released" and row["forget_test"] <= 5]
             best = min(usable, key=lambda row: row["lost"], default=None)
@@ -520,10 +489,12 @@ def draw(parts: dict[str, list[dict]], path: Path) -> None:
 
 
 PARTS = {
-    "train": train_models,
     "class": run_class,
-    "images": run_images,
     "bad": run_bad,
+    "images": run_images,
+    "subclass": run_subclass,
+    "many": run_many,
+    "sigma": run_sigma,
     "released": run_released,
     "summary": summarise,
 }
@@ -531,11 +502,8 @@ PARTS = {
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=[*PARTS, "all"])
-    parser.add_argument("--models_dir", type=Path, default=Path("models"))
     parser.add_argument("--output_dir", type=Path, default=Path("docs/auto_step"))
-    parser.add_argument("--data_dir", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
-    options = parser.parse_args(namespace=Options())
-    transformers.utils.logging.disable_progress_bar()
+    options = parse_arguments(parser)
     options.output_dir.mkdir(parents=True, exist_ok=True)
-    for part in ["class", "images", "bad", "released", "summary"] if options.part == "all" else [options.part]:
+    for part in PARTS if options.part == "all" else [options.part]:
         PARTS[part](options)

@@ -18,7 +18,7 @@ from transformers import TrainingArguments, ViTConfig, ViTForImageClassification
 from hf_unlearn import ForgetRequest, JiTConfig, JiTTrainer, split_dataset
 from hf_unlearn.data import ImageDataset
 from hf_unlearn.demo import FORGOTTEN_DIGIT, load_digits
-from hf_unlearn.evaluation import collect_logits
+from hf_unlearn.logits import collect_logits
 from hf_unlearn.training import train_classifier
 
 

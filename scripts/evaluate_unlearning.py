@@ -2,7 +2,8 @@
 # dependencies = ["hf-unlearn"]
 # ///
 """
-Measure any checkpoint against its original, without unlearning anything:
+Measure any checkpoint against its original, without unlearning anything, on several processes; on one, and with the band
+of several retrained models, `hf-unlearn compare` does the same:
 
     accelerate launch scripts/evaluate_unlearning.py \
         --model_name_or_path out --original_model_name_or_path org/model --dataset_name org/data --forget_class cat
@@ -11,13 +12,14 @@ Measure any checkpoint against its original, without unlearning anything:
 import sys
 from dataclasses import dataclass, field, replace
 
+from accelerate import PartialState
 from transformers import HfArgumentParser
 
 from hf_unlearn import evaluate_unlearning
 from hf_unlearn.arguments import DataArguments, ForgetArguments, ModelArguments, message_of
 from hf_unlearn.config import UnlearningConfig
 from hf_unlearn.errors import InputError
-from hf_unlearn.run import load_model, load_retrained, load_splits
+from hf_unlearn.loading import load_model, load_retrained, load_splits
 
 
 @dataclass
@@ -27,6 +29,9 @@ class EvaluationArguments:
     original_model_name_or_path: str | None = field(default=None, metadata={"help": "The model before unlearning."})
     report_file: str | None = field(default=None, metadata={"help": "Write the report to this JSON file."})
     batch_size: int = field(default=64, metadata={"help": "Images per forward pass and process."})
+    logits_cache_dir: str | None = field(
+        default=None, metadata={"help": "Keep the outputs here, so that a second evaluation runs no model."}
+    )
 
 
 def main(model_args, data_args, forget_args, evaluation_args) -> None:
@@ -48,11 +53,14 @@ def main(model_args, data_args, forget_args, evaluation_args) -> None:
         original_model=original.to(device) if original is not None else None,
         retrained_model=retrained.to(device) if retrained is not None else None,
         batch_size=evaluation_args.batch_size,
+        logits_cache_dir=evaluation_args.logits_cache_dir,
         **columns,
     )
-    report.print()
-    if evaluation_args.report_file is not None:
-        report.to_json(evaluation_args.report_file)
+    # The same on all processes: the first one prints and writes.
+    if PartialState().is_main_process:
+        report.print()
+        if evaluation_args.report_file is not None:
+            report.to_json(evaluation_args.report_file)
 
 
 def make_parser() -> HfArgumentParser:

@@ -26,7 +26,7 @@ from transformers import (
 from hf_unlearn.arguments import DataArguments, ForgetArguments, ModelArguments, message_of
 from hf_unlearn.data import find_label_column, split_dataset
 from hf_unlearn.errors import InputError
-from hf_unlearn.run import load_train_and_test
+from hf_unlearn.loading import load_train_and_test
 from hf_unlearn.training import train_classifier
 
 

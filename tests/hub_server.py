@@ -21,6 +21,7 @@ import os
 import re
 import secrets
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -53,6 +54,7 @@ class PullRequest:
     num: int
     target: str
     commits: list[Commit]
+    title: str = ""
 
 
 @dataclass
@@ -89,13 +91,18 @@ class LoggedRequest(NamedTuple):
 
 @dataclass
 class Fault:
-    """The next `times` requests that match get `status` as their answer, or none at all if it is `None`."""
+    """
+    The next `times` requests that match get `status` as their answer, or none at all if it is `None`. Those with
+    `then` are carried out all the same: `"lose"` drops the answer, `"damage"` changes what was sent on its way. After
+    `"hang"` nothing comes for a while, and then the connection is dropped.
+    """
 
     method: str
     path_substring: str
     status: int | None
     times: int = 1
     headers: dict[str, str] = field(default_factory=dict)
+    then: str | None = None
 
 
 class Response(NamedTuple):
@@ -104,6 +111,10 @@ class Response(NamedTuple):
     content: Any
     status: int = 200
     headers: dict[str, str] = {}
+
+
+# What stands for no answer at all, for a while.
+HANG = Response(b"", status=None)
 
 
 class HubError(Exception):
@@ -178,6 +189,7 @@ class HubServer:
         self.lfs_objects: dict[str, bytes] = {}
         self.requests: list[LoggedRequest] = []
         self.faults: list[Fault] = []
+        self.hang_seconds = 1.0
         self._unverified: dict[str, bytes] = {}
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), RequestHandler)
@@ -223,6 +235,18 @@ class HubServer:
         """Makes the next requests of this kind lose their connection, without carrying them out."""
         self.faults.append(Fault(method, path_substring, None, times))
 
+    def lose_next_answer(self, method: str, path_substring: str, times: int = 1):
+        """Carries the next requests of this kind out and loses the connection before the answer."""
+        self.faults.append(Fault(method, path_substring, None, times, then="lose"))
+
+    def damage_next(self, method: str, path_substring: str, times: int = 1):
+        """Changes the first byte of what the next requests of this kind send."""
+        self.faults.append(Fault(method, path_substring, None, times, then="damage"))
+
+    def hang_next(self, method: str, path_substring: str, times: int = 1):
+        """Lets the next requests of this kind wait for `hang_seconds`, without carrying them out."""
+        self.faults.append(Fault(method, path_substring, None, times, then="hang"))
+
     def respond(self, method: str, target: str, authorization: str | None, body: bytes) -> Response | None:
         """Carries out a request, one at a time. Returns `None` if the connection is to be dropped."""
         with self._lock:
@@ -233,16 +257,30 @@ class HubServer:
             # Logged before it is sent: as soon as it is, the client may end and the test look at the log.
             status = None if response is None else response.status
             self.requests.append(LoggedRequest(method, target, status, authorization is not None))
+        if response is HANG:
+            threading.Event().wait(self.hang_seconds)
+            return None
         return response
 
     def _find_fault_or_dispatch(self, method, target, authorization, body) -> Response | None:
         for fault in self.faults:
             if fault.times > 0 and fault.method == method and fault.path_substring in target:
                 fault.times -= 1
-                if fault.status is None:
+                if fault.then == "damage":
+                    body = bytes([body[0] ^ 1]) + body[1:] if body else body
+                elif fault.then == "hang":
+                    return HANG
+                elif fault.then == "lose":
+                    with suppress(HubError):
+                        self._dispatch(method, target, authorization, body)
                     return None
-                raise HubError(fault.status, "Injected by the test", headers=fault.headers)
+                elif fault.status is None:
+                    return None
+                else:
+                    raise HubError(fault.status, "Injected by the test", headers=fault.headers)
+        return self._dispatch(method, target, authorization, body)
 
+    def _dispatch(self, method, target, authorization, body) -> Response:
         if authorization not in (None, f"Bearer {TOKEN}"):
             raise HubError(401, "Invalid credentials in Authorization header")
         url = urlsplit(target)
@@ -352,11 +390,24 @@ class HubServer:
         answer = {"commitUrl": f"{url}/commit/{commit.oid}", "commitOid": commit.oid, "pullRequestUrl": None}
         if query.get("create_pr") == ["1"]:
             num = len(repo.pull_requests) + 1
-            repo.pull_requests.append(PullRequest(num, revision, [*history, commit]))
+            repo.pull_requests.append(PullRequest(num, revision, [*history, commit], summary))
             answer["pullRequestUrl"] = f"{url}/discussions/{num}"
         else:
             history.append(commit)
         return Response(answer)
+
+    @route("GET", "/api/models/{repo}/discussions")
+    def _discussions(self, repo, **_):
+        """All pull requests, which stay open here."""
+        fields = {
+            "author": {"name": USER},
+            "status": "open",
+            "isPullRequest": True,
+            "repo": {"name": repo.repo_id, "type": "model"},
+        }
+        fields["createdAt"] = "2026-11-23T00:00:00.000Z"
+        discussions = [{"title": pull.title, "num": pull.num, **fields} for pull in repo.pull_requests]
+        return Response({"discussions": discussions, "count": len(discussions), "start": 0})
 
     @route("POST", "/api/models/{repo}/tag/{revision}")
     def _create_tag(self, repo, revision, body, **_):

@@ -52,7 +52,7 @@ def test_all_classes_count_when_fewer_than_two_stay(resnet, pixel_values):
         guard = make_guard(resnet, pixel_values, vanishing=vanishing)
         with torch.no_grad():
             resnet.classifier[1].bias[0] -= 5
-        assert guard.change() > 0.1
+        assert guard.change() > 0.01
 
 
 def test_change_is_the_mean_total_variation(resnet, pixel_values):

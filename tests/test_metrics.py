@@ -138,38 +138,56 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
     assert second == dict.fromkeys(NAMES)
 
 
+@pytest.mark.parametrize("split", ["forget", "retain", "test"])
 @pytest.mark.parametrize("name", NAMES)
-def test_nan_is_an_error_that_names_the_split(name):
+def test_nan_is_an_error_that_names_the_split(name, split):
+    """In any split, also one that the metric does not use."""
     columns = make_columns(name)
-    row = columns["splits"].index("forget")
-    columns["predictions"][row] = [0.5, float("nan"), 0.25, 0.25]
-    with pytest.raises(ValueError, match="predictions: 1 of 48 rows of the split 'forget' hold NaN"):
+    column = "references" if isinstance(columns["references"][0], list) else "predictions"
+    columns[column][columns["splits"].index(split)] = [0.5, float("nan"), 0.25, 0.25]
+    with pytest.raises(ValueError, match=f"{column}: 1 of 48 rows of the split '{split}' hold NaN or infinity"):
         load(name).compute(**columns)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_missing_split_is_an_error_that_names_it(name):
-    columns = make_columns(name)
-    if name == "unlearning_accuracy":
-        columns, message = cut(columns, 0, 0), "at least one image, of any split"
-    else:
-        keep = [row for row, split in enumerate(columns["splits"]) if split != "forget"]
-        columns = {column: [values[row] for row in keep] for column, values in columns.items()}
-        message = "at least one image of the split 'forget'"
-    with pytest.raises(ValueError, match=message):
-        load(name).compute(**columns)
+# The splits that each module cannot do without.
+REQUIRED = {
+    "average_gap": ("forget", "retain", "test"),
+    "membership_inference": ("forget", "retain", "test"),
+    "retrain_free_js": ("forget", "test"),
+    "tug_of_war": ("forget", "retain", "test"),
+    "unlearning_accuracy": (),
+}
 
 
-@pytest.mark.parametrize(
-    "name, split",
-    [(name, split) for name in ("membership_inference", "average_gap", "tug_of_war") for split in ("retain", "test")]
-    + [("retrain_free_js", "test")],
-)
-def test_metric_says_which_split_it_needs(name, split):
+@pytest.mark.parametrize("name, split", [(name, split) for name in NAMES for split in REQUIRED.get(name, ("forget",))])
+def test_empty_split_is_an_error_that_names_it(name, split):
     columns = make_columns(name)
     keep = [row for row, value in enumerate(columns["splits"]) if value != split]
     with pytest.raises(ValueError, match=f"{name} needs at least one image of the split '{split}'"):
         load(name).compute(**{column: [values[row] for row in keep] for column, values in columns.items()})
+
+
+@pytest.mark.parametrize(
+    "name, split",
+    [
+        (name, split)
+        for name in NAMES
+        for split in ("forget", "retain", "test")
+        if split not in REQUIRED.get(name, ("forget",))
+    ],
+)
+def test_metric_does_without_the_splits_that_it_does_not_need(name, split):
+    columns = make_columns(name)
+    keep = [row for row, value in enumerate(columns["splits"]) if value != split]
+    results = load(name).compute(**{column: [values[row] for row in keep] for column, values in columns.items()})
+    assert math.isfinite(results[name])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_images_at_all_are_an_error(name):
+    which = "any split" if REQUIRED.get(name) == () else "the split '(forget|retain|test)'"
+    with pytest.raises(ValueError, match=which):
+        load(name).compute(**cut(make_columns(name), 0, 0))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "unlearning_accuracy"])

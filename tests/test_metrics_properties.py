@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_unlearn.metrics.activation_distance.activation_distance import activation_distance
+from hf_unlearn.metrics.average_gap.average_gap import AverageGap, average_gap
 from hf_unlearn.metrics.checks import by_split
 from hf_unlearn.metrics.forgetting_quality.forgetting_quality import forgetting_quality, logit_confidence
 from hf_unlearn.metrics.js_divergence.js_divergence import js_divergence
@@ -24,6 +25,7 @@ from hf_unlearn.metrics.membership_inference.membership_inference import (
 from hf_unlearn.metrics.prediction_disagreement.prediction_disagreement import prediction_disagreement
 from hf_unlearn.metrics.residual_knowledge.residual_knowledge import residual_knowledge, share_with_residual_knowledge
 from hf_unlearn.metrics.retrain_free_js.retrain_free_js import retrain_free_js
+from hf_unlearn.metrics.tug_of_war.tug_of_war import TugOfWar, tug_of_war
 from hf_unlearn.metrics.unlearning_accuracy.unlearning_accuracy import accuracy, class_accuracy
 from hf_unlearn.metrics.zero_retrain_forgetting.zero_retrain_forgetting import zero_retrain_forgetting
 
@@ -123,6 +125,44 @@ def test_accuracy_is_the_mean_of_the_classes_weighted_by_their_images(sample):
     assert accuracy(p, labels) == pytest.approx(weighted / len(labels))
 
 
+shares = st.floats(0, 1)
+accuracies = st.fixed_dictionaries({"forget": shares, "retain": shares, "test": shares})
+
+
+@given(accuracies, accuracies)
+@few
+def test_average_gap_is_a_distance_between_0_and_the_largest_gap(one, other):
+    gap = average_gap(one, other)
+    largest = max(abs(one[split] - other[split]) for split in one)
+    assert largest / 3 - 1e-12 <= gap <= largest + 1e-12
+    # Sums in another order differ by rounding.
+    assert gap == pytest.approx(average_gap(other, one)) and average_gap(one, one) == 0
+
+
+@given(accuracies, accuracies, accuracies)
+@few
+def test_average_gap_by_way_of_a_third_model_is_not_shorter(one, other, third):
+    assert average_gap(one, other) <= average_gap(one, third) + average_gap(third, other) + 1e-12
+
+
+@given(accuracies, accuracies)
+@few
+def test_tug_of_war_is_a_share_that_no_gap_may_cost_more_than_all_of_them(one, other):
+    value = tug_of_war(one, other)
+    largest = max(abs(one[split] - other[split]) for split in one)
+    # A product of numbers up to 1 is at most the smallest, and at least 1 minus what they lack (Bernoulli).
+    assert max(0, 1 - 3 * average_gap(one, other)) - 1e-12 <= value <= 1 - largest + 1e-12
+    assert value == pytest.approx(tug_of_war(other, one)) and tug_of_war(one, one) == 1
+
+
+@given(accuracies, accuracies, st.sampled_from(["forget", "retain", "test"]))
+@few
+def test_closing_one_gap_improves_both(one, other, split):
+    closer = one | {split: (one[split] + other[split]) / 2}
+    assert average_gap(closer, other) <= average_gap(one, other) + 1e-12
+    assert tug_of_war(closer, other) >= tug_of_war(one, other) - 1e-12
+
+
 scores = st.lists(st.sampled_from([-2.0, 0.0, 0.5, 1.0, 3.0]), min_size=1, max_size=30).map(np.array)
 
 
@@ -165,6 +205,27 @@ def test_membership_inference_gives_shares_for_splits_of_any_size(tables, seed, 
         splits=splits,
     )
     assert all(0 <= value <= 1 for value in results.values())
+
+
+@given(seeds, classes, st.tuples(sizes, sizes, sizes), scales)
+@few
+def test_gaps_are_those_of_the_accuracies_for_splits_of_any_size(tables, seed, num_classes, counts, scale):
+    rng, names = np.random.default_rng(seed), ("forget", "retain", "test")
+    splits = [split for split, count in zip(names, counts, strict=True) for _ in range(count)]
+    labels = rng.integers(0, num_classes, len(splits))
+    rows = [softmax(scale * rng.normal(size=(len(splits), num_classes))) for _ in range(2)]
+    right = [(p.argmax(axis=1) == labels).tolist() for p in rows]
+    accuracies = [
+        {name: np.mean([hit for hit, split in zip(hits, splits, strict=True) if split == name]) for name in names}
+        for hits in right
+    ]
+    gaps = [abs(accuracies[0][name] - accuracies[1][name]) for name in names]
+    columns = {"predictions": rows[0], "references": rows[1], "labels": labels, "splits": splits}
+    results = AverageGap(keep_in_memory=True, cache_dir=tables).compute(**columns)
+    assert [results[f"gap_{name}"] for name in names] == pytest.approx(gaps)
+    assert results["average_gap"] == pytest.approx(sum(gaps) / 3)
+    results = TugOfWar(keep_in_memory=True, cache_dir=tables).compute(**columns)
+    assert results["tug_of_war"] == pytest.approx(math.prod(1 - gap for gap in gaps))
 
 
 @given(seeds, st.integers(3, 8), st.integers(1, 3), classes, scales)

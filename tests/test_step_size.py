@@ -196,7 +196,7 @@ def test_direction_is_the_gradient_of_the_mean_ratio_over_the_whole_forget_set(
     trained = copy.deepcopy(resnet)
     trainer = train(
         trained, forget_set.select_columns(["image"]), image_processor, tmp_path, num_perturbations=2,
-        noise_clamp="none", forget_target=0.9, forget_kind="images",
+        noise_clamp="none", forget_target=0.9, forget_kind="images", moving_weights="last_stage",
     )  # fmt: skip
     size = sum(parameter.double().norm() ** 2 for parameter in moving.values()).sqrt()
     slope = sum(gradient.double().norm() ** 2 for gradient in gradients.values()).sqrt()
@@ -211,7 +211,7 @@ def test_step_reaches_the_target_and_moves_the_end_of_the_network_alone(
     any_model, forget_set, image_processor, tmp_path
 ):
     before = copy.deepcopy(any_model.state_dict())
-    trainer = train(any_model, forget_set.select_columns(["image"]), image_processor, tmp_path, forget_kind="images")
+    trainer = train(any_model, forget_set.select_columns(["image"]), image_processor, tmp_path, forget_kind="subclass")
     assert trainer.step.reached and trainer.step.accuracy <= 0.5
     late = last_stage_and_head(any_model, torch.zeros(1, 3, 16, 16))
     after = any_model.state_dict()
@@ -325,5 +325,16 @@ def test_class_that_the_model_does_not_know_is_refused(resnet, forget_set, image
     """A wrong image processor, or labels in another order, show as a model that is never right on its own images."""
     with torch.no_grad():
         resnet.classifier[1].bias[0] -= 100
-    with pytest.raises(InputError, match="right on 0.0 % of the forget set alone. Either the image processor"):
+    with pytest.raises(InputError, match="right on 0.0 % of the forget set alone; chance is 33.3 %. Either the image"):
+        train(resnet, forget_set, image_processor, tmp_path, forget_target=None, allow_collapse=False)
+
+
+def test_class_that_the_model_knows_no_better_than_by_chance_is_refused(resnet, forget_set, image_processor, tmp_path):
+    images = ImageDataset(forget_set, image_processor)
+    with torch.no_grad():
+        logits = resnet(pixel_values=torch.stack([images[row]["pixel_values"] for row in range(10)])).logits
+        # Right on two of ten.
+        gap = (logits[:, 1:].amax(dim=-1) - logits[:, 0]).sort().values
+        resnet.classifier[1].bias[0] += (gap[1] + gap[2]) / 2
+    with pytest.raises(InputError, match="right on 20.0 % of the forget set alone; chance is 33.3 %"):
         train(resnet, forget_set, image_processor, tmp_path, forget_target=None, allow_collapse=False)

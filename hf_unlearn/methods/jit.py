@@ -1,17 +1,33 @@
 """JiT: forget by flattening the model's output around each forget image."""
 
+import math
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
+from accelerate.utils import broadcast
+from transformers.utils import logging
 
 from ..config import UnlearningConfig, check_choice
 from ..data import pixel_range
 from ..errors import InputError
+from ..head_edit import NUM_HELD, Features, edit_head, find_head
 from ..losses import KeyedNoise, jit_loss
-from ..step_size import GradientSum, blur, last_stage_and_head, search_length, shift, turn
+from ..step_size import GradientSum, Search, blur, last_stage_and_head, search_length, shift, turn
 from ..trainer import UnlearningTrainer, freeze_batch_norm
 
+
+logger = logging.get_logger(__name__)
+
+# What leaves an image the same to the eye: an answer that holds for these copies holds around the image.
+SMALL_CHANGES = (
+    turn,
+    lambda pixel_values: turn(pixel_values, -5.0),
+    shift,
+    lambda pixel_values: shift(pixel_values.flip(2)).flip(2),
+    lambda pixel_values: pixel_values.flip(3),
+)
 
 # Two published definitions of JiT, in the terms of JiTConfig. They differ in more than they share.
 PRESETS = {
@@ -54,8 +70,9 @@ class JiTConfig(UnlearningConfig):
             of the probabilities of the perturbed images: the image is pulled to what the model says around it once
             that class is not allowed. Default: with `step_rule="auto"` alone.
         moving_weights (`str`, *optional*):
-            `"all"`, as in the paper and the default of `step_rule="fixed"`, or `"last_stage"`, the last part of the
-            network with its head, the default of `step_rule="auto"`.
+            `"all"`, as in the paper and the default of `step_rule="fixed"`; `"last_stage"`, the last part of the
+            network with its head, the default of `step_rule="auto"`; or `"head"`, the last layer alone, its default
+            for single images.
         sigma (`float`, *optional*, defaults to 0.5):
             Standard deviation of the perturbations, in units of `pixel_values`.
         num_perturbations (`int`, *optional*, defaults to 1):
@@ -78,8 +95,9 @@ class JiTConfig(UnlearningConfig):
             every parameter above and below that was left at its default.
         step_rule (`str`, *optional*, defaults to `"auto"`):
             `"auto"` takes one step along the gradient of the whole forget set, of the smallest length that reaches
-            `forget_target`; there is nothing to tune and no retained data is used. `"fixed"` takes a step of
-            `learning_rate` for each batch of `per_device_train_batch_size` × processes × accumulation steps.
+            `forget_target`, and for single images the change of the head that [`edit_head`] finds in its place; there
+            is nothing to tune and no retained data is used. `"fixed"` takes a step of `learning_rate` for each batch
+            of `per_device_train_batch_size` × processes × accumulation steps.
         forget_target (`float`, *optional*):
             The accuracy on the forget set that `"auto"` aims at, between 0 and 1. Default: by `forget_kind`, see
             [`JiTTrainer.find_target`].
@@ -91,8 +109,11 @@ class JiTConfig(UnlearningConfig):
     strike_out_class: bool | None = field(
         default=None, metadata={"help": "Take the class to forget out of the perturbed output. Default: for auto."}
     )
-    moving_weights: Literal["all", "last_stage"] | None = field(
-        default=None, metadata={"help": "Weights that move. Default: last_stage for auto, all for fixed."}
+    moving_weights: Literal["all", "last_stage", "head"] | None = field(
+        default=None,
+        metadata={
+            "help": "Weights that move. Default: all for fixed; for auto last_stage, or head for single images."
+        },
     )
     sigma: float = field(default=0.5, metadata={"help": "Standard deviation of the noise, in pixel_values units."})
     num_perturbations: int = field(default=1, metadata={"help": "Perturbed copies of each forget image."})
@@ -126,8 +147,8 @@ class JiTConfig(UnlearningConfig):
             self.output_space = "probabilities" if automatic else "logits"
         if self.strike_out_class is None:
             self.strike_out_class = automatic and self.output_space == "probabilities"
-        if self.moving_weights is None:
-            self.moving_weights = "last_stage" if automatic else "all"
+        if self.moving_weights is None and not automatic:
+            self.moving_weights = "all"
         if automatic:
             # The order does not matter to a sum, and every pass finds the same images on the same process.
             self.train_sampling_strategy = "sequential"
@@ -145,7 +166,8 @@ class JiTConfig(UnlearningConfig):
             raise InputError("perturbation_chunk_size", f"must be at least 1, got {self.perturbation_chunk_size}.")
         check_choice("output_space", self.output_space, ("logits", "probabilities"))
         check_choice("noise_clamp", self.noise_clamp, ("range", "batch", "none"))
-        check_choice("moving_weights", self.moving_weights, ("all", "last_stage"))
+        if self.moving_weights is not None:
+            check_choice("moving_weights", self.moving_weights, ("all", "last_stage", "head"))
         check_choice("step_rule", self.step_rule, ("auto", "fixed"))
         super().__post_init__()
 
@@ -177,9 +199,14 @@ class JiTTrainer(UnlearningTrainer):
             self.pixel_range = pixel_range(self.processing_class)
         if self.args.step_rule == "auto" and self.is_deepspeed_enabled:
             raise InputError("step_rule", "'auto' does not run under DeepSpeed. Use FSDP, or --step_rule fixed.")
+        if self.args.moving_weights is None:
+            # Sharded weights can be stepped along a gradient, not solved for.
+            edits_head = self.args.forget_kind == "images" and not self.is_fsdp_enabled
+            self.args.moving_weights = "head" if edits_head else "last_stage"
+        self.head = None
 
     def train(self, *args, **kwargs):
-        frozen = self.freeze_early_weights() if self.args.moving_weights == "last_stage" else []
+        frozen = self.freeze_early_weights() if self.args.moving_weights != "all" else []
         try:
             return super().train(*args, **kwargs)
         finally:
@@ -187,10 +214,18 @@ class JiTTrainer(UnlearningTrainer):
                 parameter.requires_grad_(True)
 
     def freeze_early_weights(self) -> list[torch.nn.Parameter]:
-        """Freezes all but the last stage and the head; returns what was not frozen before."""
+        """Freezes all but the weights that are to move; returns what was not frozen before."""
         pixel_values = self.train_dataset[0]["pixel_values"][None].to(next(self.model.parameters()).device)
         self.model.eval()
-        names = last_stage_and_head(self.model, pixel_values)
+        if self.args.moving_weights == "head":
+            self.head = find_head(self.model, pixel_values)
+            if self.head is None:
+                raise InputError(
+                    "moving_weights", "'head' needs a model that ends in a linear layer. Valid: all, last_stage."
+                )
+            names = {name for name, p in self.model.named_parameters() if any(p is q for q in self.head.parameters())}
+        else:
+            names = last_stage_and_head(self.model, pixel_values)
         trainable = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         if not names & trainable.keys():
             return []
@@ -250,17 +285,26 @@ class JiTTrainer(UnlearningTrainer):
         """Goes as far along the gradient as [`search_length`] finds, and logs what it found."""
         if self.args.step_rule != "auto":
             return
-        # A forward and a backward pass of the clean images, which counts twice, and the perturbed ones.
-        self.passes += 3 + self.args.num_perturbations
+        # The clean images and the perturbed ones, and a backward pass, which counts twice, unless it ends at the head.
+        self.passes += 1 + self.args.num_perturbations + (0 if self.head is not None else 2)
         direction, target = self.optimizer.optimizer.direction(), self.find_target()
-        if self.args.forget_kind == "class" and self.start <= target and not self.args.allow_collapse:
+        if self.args.forget_kind == "class" and self.start < 0.5:
+            logger.warning(
+                f"The model is right on {100 * self.start:.1f} % of the forget set alone, before unlearning. Check that "
+                "the image processor and the labels are its own."
+            )
+        by_chance = 1 / self.model.config.num_labels
+        if self.args.forget_kind == "class" and self.start <= max(target, by_chance) and not self.args.allow_collapse:
             raise InputError(
                 "forget_dataset",
-                f"before unlearning the model is right on {100 * self.start:.1f} % of the forget set alone. Either the "
-                "image processor or the labels do not fit the model, or it has forgotten the class already. Nothing is "
-                "saved; --allow_collapse goes on all the same.",
+                f"before unlearning the model is right on {100 * self.start:.1f} % of the forget set alone; chance is "
+                f"{100 * by_chance:.1f} %. Either the image processor or the labels do not fit the model, or it has "
+                "forgotten the class already. Nothing is saved; --allow_collapse goes on all the same.",
             )
-        self.step = search_length(direction, self.forget_accuracy, target, self.start)
+        if self.head is not None and self.args.forget_kind == "images":
+            self.step = self.edit_head(target)
+        else:
+            self.step = search_length(direction, self.forget_accuracy, target, self.start)
         self.log(
             {
                 "forget_target": self.step.target,
@@ -304,3 +348,63 @@ class JiTTrainer(UnlearningTrainer):
         if self.args.noise_clamp == "batch":
             return pixel_values.min(), pixel_values.max()
         return None
+
+    @torch.no_grad()
+    def edit_head(self, target: float) -> Search:
+        """Puts the head that [`edit_head`] finds into the model."""
+        # Features on which the head is fitted do not move: what it changes shows in its outputs alone.
+        self.distance_limit = math.inf
+        if self.start <= target:
+            return Search(target, self.start, self.start, reached=True, kind="head")
+        every = max(1, len(self.train_dataset) // NUM_HELD)
+        rows = torch.arange(0, len(self.train_dataset), every)[:NUM_HELD]
+        features = Features(
+            forget=self.head_features(),
+            answers=self.answers.cpu(),
+            instead=None,
+            held=self.features_of_changed_copies(rows),
+            held_from=rows.repeat(len(SMALL_CHANGES)),
+        )
+        head = [self.head.weight] if self.head.bias is None else [self.head.weight, self.head.bias[:, None]]
+        weight = torch.cat(head, dim=1).double().cpu()
+        struck_out = (features.forget @ weight.T).scatter(1, features.answers[:, None], -torch.inf)
+        features.instead = struck_out.argmax(dim=-1)
+        edited, _ = edit_head(weight, features, target)
+        # One process decides for all.
+        edited = broadcast(edited.to(self.args.device, self.head.weight.dtype))
+        self.head.weight.copy_(edited[:, : self.head.in_features])
+        if self.head.bias is not None:
+            self.head.bias.copy_(edited[:, -1])
+        accuracy = self.forget_accuracy()
+        return Search(
+            target, self.start, accuracy, self.distance_moved(), evaluations=1, reached=accuracy <= target, kind="head"
+        )
+
+    def head_features(self) -> torch.Tensor:
+        """What the head sees of each forget image, of shape `(n, d)`, on the CPU; the same on all processes."""
+        seen, features = [], 0
+        hook = self.head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        for batch, _ in self.forget_outputs():
+            share = seen.pop() * batch["sample_weight"][:, None]
+            if isinstance(features, int):
+                features = torch.zeros(len(self.train_dataset), share.shape[1], device=share.device)
+            features.index_add_(0, batch["sample_index"], share.float())
+        hook.remove()
+        return self.with_bias(self.accelerator.reduce(features, reduction="sum"))
+
+    def features_of_changed_copies(self, rows: torch.Tensor) -> torch.Tensor:
+        """What the head sees of the forget images `rows`, changed in each small way; one process is as good as many."""
+        seen = []
+        hook = self.head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].float()))
+        for change in SMALL_CHANGES:
+            for some in rows.split(self.args.per_device_train_batch_size):
+                pixel_values = torch.stack([self.train_dataset[row]["pixel_values"] for row in some.tolist()])
+                self.model(pixel_values=change(pixel_values.to(self.args.device)))
+        hook.remove()
+        self.passes += len(SMALL_CHANGES) * len(rows) / len(self.train_dataset)
+        return self.with_bias(torch.cat(seen))
+
+    def with_bias(self, features: torch.Tensor) -> torch.Tensor:
+        """In double precision, on the CPU, with a last feature of 1 where the head has a bias."""
+        features = features.double().cpu()
+        return features if self.head.bias is None else F.pad(features, (0, 1), value=1.0)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cases
@@ -108,13 +109,15 @@ def test_two_processes(reference, two_processes, architecture, cut):
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items()), "the ranks differ"
 
 
+@pytest.mark.parametrize("kind", cases.KINDS)
 @pytest.mark.parametrize("architecture", cases.ARCHITECTURES)
-def test_automatic_step_on_two_processes_is_that_of_one(two_processes, architecture, tmp_path):
-    trainer = cases.train(architecture, str(tmp_path), 13, 1, **cases.AUTO)
+def test_automatic_step_on_two_processes_is_that_of_one(two_processes, architecture, kind, tmp_path):
+    trainer = cases.train(architecture, str(tmp_path), 13, 1, forget_kind=kind, **cases.AUTO)
     assert trainer.step.reached and trainer.step.length > 0
     for _, results in two_processes:
-        weights, step, change = results[architecture, "auto"]
-        assert step == trainer.step
+        weights, step, change = results[architecture, kind]
+        assert step == replace(trainer.step, length=step.length)
+        assert step.length == pytest.approx(trainer.step.length, rel=1e-4)
         assert change == pytest.approx(trainer.change, rel=1e-3)
         assert_same_weights(weights, trainer.model.state_dict())
 
@@ -127,19 +130,26 @@ def test_norm_of_a_sharded_tensor_is_that_of_the_whole(two_processes):
 
 
 @pytest.mark.parametrize("architecture", cases.ARCHITECTURES)
-def test_evaluation_on_two_processes_is_that_of_one(two_processes, architecture):
+def test_evaluation_on_two_processes_is_that_of_one_with_and_without_the_cache(two_processes, architecture, tmp_path):
     (_, first), (_, second) = two_processes
     model = make_model(architecture)
-    model.load_state_dict(first[architecture, "auto"][0])
+    model.load_state_dict(first[architecture, "images"][0])
     splits = DatasetDict(
         forget=cases.FORGET_SET, retain=cases.make_split(31, seed=1), forget_test=cases.make_split(7, seed=2),
         retain_test=cases.make_split(9, seed=3),
     )  # fmt: skip
     alone = evaluate_unlearning(
         model, splits, cases.image_processor(), original_model=make_model(architecture), label_column="label",
-        batch_size=4,
+        batch_size=4, logits_cache_dir=tmp_path,
     )  # fmt: skip
-    assert first[architecture, "report"] == alone and second[architecture, "report"] == alone
+    assert first[architecture, "reports"] == [alone, alone] == second[architecture, "reports"]
+    # Bit for bit: the outputs and the keys of model and images that are their names.
+    one, two = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.safetensors")}
+        for folder in (tmp_path, Path(first[architecture, "cache"]))
+    )
+    # Four splits of two models, and forget and forget test of the random network.
+    assert one == two and len(one) == 10
 
 
 def launch(*words, out, saved_model, saved_dataset):
@@ -168,7 +178,9 @@ def test_accelerate_launch_gives_the_run_of_one_process(saved_model, saved_datas
     assert "Processes: 2" in done.stdout and done.stdout.count("Processes:") == 1
     assert main(["run", *run_flags(tmp_path / "one", saved_model, saved_dataset, "8")]) == 0
     two, one = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("two", "one"))
-    assert two["results"] == one["results"]
+    for model, result in one["results"].items():
+        # Of weights that agree to 1e-5.
+        assert two["results"][model]["metrics"] == pytest.approx(result["metrics"], rel=1e-3, abs=1e-6), model
     assert two["run"]["environment"]["processes"] == 2
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("two", "one")]
     assert_same_weights(*weights)

@@ -170,6 +170,48 @@ def cross_validated_attack(members: np.ndarray, others: np.ndarray, num_folds: i
     return float(right.mean()), float((right[truth].mean() + right[~truth].mean()) / 2)
 
 
+def scores(probabilities: np.ndarray, labels: np.ndarray | None) -> dict[str, np.ndarray]:
+    """
+    The statistics of the attacks, each turned so that it is larger for members, who have the lower entropy and loss.
+
+    Args:
+        probabilities (`np.ndarray` of shape `(n, K)`): rows that sum to 1.
+        labels (`np.ndarray` of shape `(n,)` or `None`): labels. Without them the entropy is all that is known.
+
+    Returns:
+        `dict[str, np.ndarray]`: by statistic, of shape `(n,)`.
+    """
+    if labels is None:
+        return {"entropy": -entropy(probabilities)}
+    return {
+        "entropy": -entropy(probabilities),
+        "loss": -loss(probabilities, labels),
+        "confidence": confidence(probabilities, labels),
+        "modified_entropy": -modified_entropy(probabilities, labels),
+    }
+
+
+def attack(members: np.ndarray, others: np.ndarray) -> dict[str, float]:
+    """
+    How well one statistic tells members from others.
+
+    Args:
+        members, others (`np.ndarray` of shape `(n,)`): [`scores`].
+
+    Returns:
+        `dict[str, float]`: `auc`, `tpr_at_1_percent_fpr`, `tpr_at_0.1_percent_fpr` and, from two members and two others
+        on, `accuracy` and `balanced_accuracy`.
+    """
+    results = {
+        "auc": area_under_curve(members, others),
+        "tpr_at_1_percent_fpr": tpr_at_fpr(members, others, 0.01),
+        "tpr_at_0.1_percent_fpr": tpr_at_fpr(members, others, 0.001),
+    }
+    if min(len(members), len(others)) > 1:
+        results["accuracy"], results["balanced_accuracy"] = cross_validated_attack(members, others)
+    return results
+
+
 class MembershipInference(evaluate.Metric):
     def _info(self):
         return metric_info(
@@ -187,20 +229,9 @@ class MembershipInference(evaluate.Metric):
         entropies = {split: entropy(parts[split]["predictions"]) for split in ("retain", "test", "forget")}
         results = {"membership_inference": entropy_attack(**entropies)}
 
-        # Each is turned so that it is larger for members: they have the lower entropy and loss.
-        scores = {
-            "entropy": lambda part: -entropy(part["predictions"]),
-            "loss": lambda part: -loss(part["predictions"], part["references"]),
-            "confidence": lambda part: confidence(part["predictions"], part["references"]),
-            "modified_entropy": lambda part: -modified_entropy(part["predictions"], part["references"]),
-        }
-        for name, score in scores.items():
-            members, others = score(parts["forget"]), score(parts["test"])
-            results[f"{name}_attack_auc"] = area_under_curve(members, others)
-            results[f"{name}_attack_tpr_at_1_percent_fpr"] = tpr_at_fpr(members, others, 0.01)
-            results[f"{name}_attack_tpr_at_0.1_percent_fpr"] = tpr_at_fpr(members, others, 0.001)
-            if min(len(members), len(others)) > 1:
-                accuracy, balanced = cross_validated_attack(members, others)
-                results[f"{name}_attack_accuracy"] = accuracy
-                results[f"{name}_attack_balanced_accuracy"] = balanced
+        members, others = (
+            scores(parts[split]["predictions"], parts[split]["references"]) for split in ("forget", "test")
+        )
+        for name in members:
+            results |= {f"{name}_attack_{key}": value for key, value in attack(members[name], others[name]).items()}
         return results

@@ -1,0 +1,191 @@
+"""Single images: the change of the head that makes the least sure of them lose their class and holds the rest."""
+
+import copy
+import math
+
+import pytest
+import torch
+from test_step_size import train
+from torch import nn
+from transformers.modeling_outputs import ImageClassifierOutput
+
+from hf_unlearn import ForgetRequest, split_dataset
+from hf_unlearn.data import ImageDataset
+from hf_unlearn.errors import InputError
+from hf_unlearn.guard import Guard
+from hf_unlearn.head_edit import FLOOR, MARGIN, RIDGE, SHARPNESS, Features, edit_head, find_head, minimise
+from hf_unlearn.step_size import shift, turn
+
+
+@pytest.fixture
+def forget_set(dataset):
+    return split_dataset(dataset["train"], ForgetRequest(classes=["cat"]), "label")["forget"].select_columns(["image"])
+
+
+@pytest.fixture
+def features():
+    """Twenty images of four features and three classes, the model right on all of them; two changed copies of each."""
+    generator = torch.Generator().manual_seed(0)
+    forget = torch.randn(20, 4, generator=generator, dtype=torch.float64)
+    weight = torch.randn(3, 4, generator=generator, dtype=torch.float64)
+    logits = forget @ weight.T
+    copies = forget.repeat(2, 1) + 0.1 * torch.randn(40, 4, generator=generator, dtype=torch.float64)
+    order = logits.argsort(dim=-1, descending=True)
+    return weight, Features(forget, order[:, 0], order[:, 1], copies, torch.arange(20).repeat(2))
+
+
+def test_head_of_hub_architectures_is_the_layer_that_gives_the_logits(any_model):
+    head = find_head(any_model, torch.zeros(1, 3, 16, 16))
+    assert head is (
+        any_model.classifier[-1] if isinstance(any_model.classifier, nn.Sequential) else any_model.classifier
+    )
+
+
+def test_model_that_does_not_end_in_a_linear_layer_has_no_head():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 2)
+
+        def forward(self, pixel_values):
+            return ImageClassifierOutput(logits=2 * self.linear(pixel_values.mean(dim=(2, 3))))
+
+    assert find_head(Scaled(), torch.ones(1, 3, 4, 4)) is None
+
+
+def test_result_is_the_minimum_of_the_documented_function(features):
+    """The function written out image by image; its gradient at the result is zero, and no change nearby is lower."""
+    weight, given = features
+    moved = torch.zeros(20, dtype=torch.bool)
+    moved[[2, 5, 11]] = True
+    push = 0.05
+    held = [given.forget[i] for i in range(20) if not moved[i]]
+    held += [given.held[i] for i in range(40) if not moved[given.held_from[i]]]
+    moment = sum(torch.outer(x, x) for x in held) / len(held)
+    moment = moment + FLOOR * moment.diagonal().mean() * torch.eye(4, dtype=torch.float64)
+
+    def objective(edited):
+        total = 0
+        for x in held:
+            before, after = (weight @ x).softmax(0), (edited @ x).softmax(0)
+            total = total + sum(p * (p / q).log() for p, q in zip(before, after, strict=True)) / len(held)
+        for i in (2, 5, 11):
+            z = edited @ given.forget[i]
+            gap = z[given.answers[i]] - z[given.instead[i]] + MARGIN
+            total = total + push * (1 + (SHARPNESS * gap).exp()).log() / SHARPNESS
+        change = edited - weight
+        return total + RIDGE * torch.trace(change @ moment @ change.T)
+
+    edited = minimise(weight, given, moved, push).requires_grad_(True)
+    value = objective(edited)
+    gradient = torch.autograd.grad(value, edited)[0]
+    assert gradient.norm() < 1e-6 < torch.autograd.grad(objective(weight.requires_grad_(True)), weight)[0].norm()
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(20):
+        other = edited + 0.05 * torch.randn(3, 4, generator=generator, dtype=torch.float64)
+        assert objective(other) > value
+
+
+@pytest.mark.parametrize("target", [0.95, 0.8, 0.5])
+def test_as_many_as_the_target_asks_for_lose_their_class(features, target):
+    weight, given = features
+    edited, accuracy = edit_head(weight, given, target)
+    right = (given.forget @ edited.T).argmax(dim=-1) == given.answers
+    assert accuracy == right.sum() / 20 <= target
+    # Never many more: others next to those that move may go with them.
+    assert accuracy >= target - 0.1
+
+
+def test_the_least_sure_lose_their_class_first(features):
+    weight, given = features
+    logits = given.forget @ weight.T
+    sureness = [z.max() - z.topk(2).values[1] for z in logits]
+    edited, _ = edit_head(weight, given, 0.95)
+    right = (given.forget @ edited.T).argmax(dim=-1) == given.answers
+    assert not right[int(torch.stack(sureness).argmin())]
+
+
+def test_images_that_were_wrong_and_become_right_are_made_up_for(features):
+    """All that were pushed give way and the target is missed by the others: more are pushed."""
+    weight, given = features
+    given.answers = given.answers.clone()
+    given.answers[:4] = given.instead[:4]
+    edited, accuracy = edit_head(weight, given, 0.5)
+    assert accuracy <= 0.5
+
+
+def test_all_images_can_lose_their_class(features):
+    weight, given = features
+    edited, accuracy = edit_head(weight, given, 0.0)
+    assert accuracy <= 0.2  # a linear layer need not be able to turn every answer
+
+
+def test_only_the_head_moves_and_the_target_is_reached(any_model, forget_set, image_processor, tmp_path):
+    before = copy.deepcopy(any_model.state_dict())
+    trainer = train(any_model, forget_set, image_processor, tmp_path, forget_kind="images")
+    assert trainer.step.kind == "head" and trainer.step.reached and trainer.step.accuracy == 0.5
+    moved = {name for name, value in any_model.state_dict().items() if not torch.equal(before[name], value)}
+    assert moved and all(name.startswith("classifier.") for name in moved)
+    assert all(parameter.requires_grad for parameter in any_model.parameters())
+    assert "the images of which the model was least sure" in trainer.step.describe()
+
+
+def test_changed_copies_are_turned_moved_and_mirrored_images(resnet, forget_set, image_processor, tmp_path):
+    trainer = train(resnet, forget_set, image_processor, tmp_path, forget_kind="images")
+    images = ImageDataset(forget_set, image_processor)
+    x = torch.stack([images[row]["pixel_values"] for row in (0, 4)])
+    up = torch.cat([x[:, :, 1:], x[:, :, -1:]], dim=2)
+    copies = torch.cat([turn(x, 5), turn(x, -5), shift(x), up, x.flip(3)])
+    with torch.no_grad():
+        expected = resnet.resnet(pixel_values=copies).pooler_output.flatten(1).double()
+        found = trainer.features_of_changed_copies(torch.tensor([0, 4]))
+    torch.testing.assert_close(found[:, :-1], expected, rtol=1e-5, atol=1e-6)
+    assert (found[:, -1] == 1).all()  # the bias
+
+
+def test_images_that_look_unseen_already_change_nothing(resnet, forget_set, image_processor, tmp_path):
+    before = copy.deepcopy(resnet.state_dict())
+    trainer = train(resnet, forget_set, image_processor, tmp_path, forget_kind="images", forget_target=1.0)
+    assert trainer.step.length == 0 and "no weight has moved" in trainer.step.describe()
+    assert all(torch.equal(value, before[name]) for name, value in resnet.state_dict().items())
+
+
+def test_head_does_not_depend_on_the_batch_size(resnet, forget_set, image_processor, tmp_path):
+    weights = []
+    for batch_size in (3, 10):
+        model = copy.deepcopy(resnet)
+        train(
+            model, forget_set, image_processor, tmp_path, forget_kind="images", per_device_train_batch_size=batch_size
+        )
+        weights.append(model.state_dict())
+    for name, value in weights[0].items():
+        # Features differ by rounding, 1e-7; the minimum of a convex function moves as little.
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_passes_of_the_head_are_counted(resnet, forget_set, image_processor, tmp_path, monkeypatch):
+    """
+    To find the answers 1, the loss 2 (no backward pass goes further than the head), its features 1, those of five
+    changed copies 5, and the accuracy after it 1; in tens, as no other call comes once the guard has other probes.
+    """
+    monkeypatch.setattr(Guard, "impressions", lambda self, pool, per_class: pool[:3])
+    sizes = []
+    resnet.register_forward_pre_hook(
+        lambda module, args, kwargs: sizes.append(len(kwargs["pixel_values"])), with_kwargs=True
+    )
+    trainer = train(
+        resnet, forget_set, image_processor, tmp_path, forget_kind="images", per_device_train_batch_size=10
+    )
+    assert trainer.passes == sizes.count(10) == 1 + 2 + 1 + 5 + 1
+
+
+def test_head_asked_for_of_a_model_without_one_is_refused(resnet, forget_set, image_processor, tmp_path):
+    resnet.classifier.append(nn.Identity())
+    resnet.classifier[1], resnet.classifier[2] = nn.Sequential(resnet.classifier[1], nn.Softmax(dim=-1)), nn.Identity()
+    with pytest.raises(InputError, match="needs a model that ends in a linear layer. Valid: all, last_stage"):
+        train(resnet, forget_set, image_processor, tmp_path, forget_kind="images")
+
+
+def test_class_request_may_move_the_head_alone(resnet, forget_set, image_processor, tmp_path):
+    trainer = train(resnet, forget_set, image_processor, tmp_path, moving_weights="head")
+    assert trainer.step.kind == "step" and math.isfinite(trainer.distance_limit)
