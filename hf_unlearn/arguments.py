@@ -19,8 +19,12 @@ class ModelArguments:
     image_processor_name: str | None = field(
         default=None, metadata={"help": "Image processor, if it does not lie with the model."}
     )
-    retrained_model_name_or_path: str | None = field(
-        default=None, metadata={"help": "A model trained without the forget set, as a yardstick. Never needed."}
+    retrained_model_name_or_path: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Models trained without the forget set: the first is a yardstick, further ones, with other seeds, give "
+            "the band of what such models say. Never needed."
+        },
     )
     cache_dir: str | None = field(default=None, metadata={"help": "Where downloads are kept."})
     token: str | None = field(default=None, metadata={"help": "Token of the hub; default: the one of the login."})

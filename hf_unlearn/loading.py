@@ -84,19 +84,21 @@ def load_model(model_args: ModelArguments):
     return model, image_processor
 
 
-def load_retrained(model_args: ModelArguments, model):
-    """The yardstick, which must have the labels of the unlearned model."""
-    name = model_args.retrained_model_name_or_path
-    try:
-        retrained = AutoModelForImageClassification.from_pretrained(
-            name, cache_dir=model_args.cache_dir, token=model_args.token
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError("retrained_model_name_or_path", f"{name!r} cannot be loaded: {reason}") from error
-    if retrained.config.label2id != model.config.label2id:
-        raise InputError("retrained_model_name_or_path", f"{name!r} has other labels than the model to unlearn.")
-    return retrained
+def load_retrained(model_args: ModelArguments, label2id: dict[str, int], device) -> list:
+    """The yardstick and further retrained models, which must have these labels; on the device."""
+    models = []
+    for name in model_args.retrained_model_name_or_path or []:
+        try:
+            retrained = AutoModelForImageClassification.from_pretrained(
+                name, cache_dir=model_args.cache_dir, token=model_args.token
+            )
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError("retrained_model_name_or_path", f"{name!r} cannot be loaded: {reason}") from error
+        if retrained.config.label2id != label2id:
+            raise InputError("retrained_model_name_or_path", f"{name!r} has other labels than the model to unlearn.")
+        models.append(retrained.to(device))
+    return models
 
 
 def load_splits(

@@ -200,6 +200,7 @@ def render_model_card(
         if re.fullmatch(r"https://arxiv\.org/abs/[\d.]+", run["paper"] or "")
         else "no paper",
         "models": report.models(),
+        "columns": report.columns(),
         "tables": report.tables(),
         "missing": report.not_measured(),
         "splits": report.splits,

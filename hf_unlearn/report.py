@@ -189,6 +189,10 @@ class UnlearningReport:
         headings = {True: "accuracy in %", False: "other measures"}
         return [(headings[is_share], part) for is_share, part in rows.items() if part]
 
+    def columns(self) -> list[str]:
+        """Columns of the tables: the models and, if there is one, the band."""
+        return [*self.models(), "band", "in band"] if self.band else self.models()
+
     def models(self) -> list[str]:
         """The models that have a column in tables and pictures: further retrained ones make the band alone."""
         return [model for model in self.results if model in ("original", "unlearned", "retrained")]
@@ -206,7 +210,7 @@ class UnlearningReport:
         from rich.table import Table
 
         console = Console()
-        columns = [*self.models(), "band", "in band"] if self.band else self.models()
+        columns = self.columns()
         table = Table()
         for number, (heading, rows) in enumerate(self.tables()):
             if number == 0:

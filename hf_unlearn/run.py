@@ -165,6 +165,8 @@ def run_request(
     """
     output_dir = Path(config.output_dir)
     model, image_processor = load_model(model_args)
+    # Before anything runs: a name that is wrong shows now.
+    retrained = load_retrained(model_args, model.config.label2id, config.device)
     splits, columns = load_splits(data_args, forget_args, request, model.config.label2id, model_args, earlier=earlier)
     say(f"Forgetting {len(splits['forget'])} images: {description_of(request)}.")
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in splits.items())
@@ -189,15 +191,13 @@ def run_request(
     trainer.save_model(_internal_call=True)
 
     original, _ = load_model(model_args)
-    retrained = None
-    if model_args.retrained_model_name_or_path is not None:
-        retrained = load_retrained(model_args, model)
     report = evaluate_unlearning(
         model,
         splits,
         image_processor,
         original_model=original.to(config.device),
-        retrained_model=retrained.to(config.device) if retrained is not None else None,
+        retrained_model=retrained[0] if retrained else None,
+        further_retrained_models=tuple(retrained[1:]),
         batch_size=config.per_device_eval_batch_size,
         **columns,
     )

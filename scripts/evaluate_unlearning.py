@@ -44,14 +44,16 @@ def main(model_args, data_args, forget_args, evaluation_args) -> None:
         original, _ = load_model(
             replace(model_args, model_name_or_path=evaluation_args.original_model_name_or_path, model_revision="main")
         )
-    retrained = load_retrained(model_args, model) if model_args.retrained_model_name_or_path is not None else None
     splits, columns = load_splits(data_args, forget_args, forget_args.to_request(), model.config.label2id, model_args)
+    model.to(device)
+    retrained = load_retrained(model_args, model.config.label2id, device)
     report = evaluate_unlearning(
-        model.to(device),
+        model,
         splits,
         image_processor,
         original_model=original.to(device) if original is not None else None,
-        retrained_model=retrained.to(device) if retrained is not None else None,
+        retrained_model=retrained[0] if retrained else None,
+        further_retrained_models=tuple(retrained[1:]),
         batch_size=evaluation_args.batch_size,
         logits_cache_dir=evaluation_args.logits_cache_dir,
         **columns,

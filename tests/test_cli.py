@@ -361,3 +361,18 @@ def test_unknown_command_and_help(capsys):
 def test_push_of_a_folder_without_a_run_is_refused(tmp_path, capsys):
     assert main(["push", str(tmp_path)]) == 2
     assert "holds no finished run" in capsys.readouterr().err
+
+
+def test_several_retrained_models_give_a_band(command, saved_model, tmp_path):
+    assert command("--forget_class", "cat", "--retrained_model_name_or_path", saved_model, saved_model) == 0
+    report = UnlearningReport.from_json(tmp_path / "out" / "report.json")
+    assert set(report.results) == {"original", "unlearned", "retrained", "retrained_2"}
+    accuracy = report.results["retrained"]["metrics"]["retain_test_accuracy"]
+    assert report.band["retain_test_accuracy"] == [accuracy, accuracy]
+
+
+def test_retrained_model_that_is_none_is_refused_before_anything_runs(refused, tmp_path):
+    (tmp_path / "empty").mkdir()
+    refused(
+        "empty' cannot be loaded", "--forget_class", "cat", "--retrained_model_name_or_path", str(tmp_path / "empty")
+    )

@@ -82,6 +82,7 @@ def test_card_names_the_way_back_and_what_it_cost(report, tmp_path):
 
 
 def test_table_holds_the_measured_values_and_a_dash_for_the_others(report, tmp_path):
+    report.band = {}
     card = write(report, tmp_path / "out")
     values = [
         report.results[model]["metrics"]["retain_test_accuracy"] for model in ("original", "unlearned", "retrained")
@@ -89,9 +90,19 @@ def test_table_holds_the_measured_values_and_a_dash_for_the_others(report, tmp_p
     assert (
         "| retain test | " + " | ".join(f"{100 * value:.1f}" for value in values) + " | other unseen images |" in card
     )
+    assert "*band*" not in card
     del report.results["retrained"]["metrics"]["retain_test_accuracy"]
     card = write(report, tmp_path / "out")
     assert f"| retain test | {100 * values[0]:.1f} | {100 * values[1]:.1f} | – |" in card
+
+
+def test_table_shows_the_band_of_several_retrained_models(report, tmp_path):
+    report.results["unlearned"]["metrics"]["retain_test_accuracy"] = 0.5
+    report.band["retain_test_accuracy"] = [0.6, 0.7]
+    card = write(report, tmp_path / "out")
+    assert "| accuracy in % | original | unlearned | retrained | band | in band | what it is |" in card
+    assert "| 60.0 to 70.0 | below | other unseen images |" in card
+    assert "*band* is what several such models say" in card
 
 
 def test_card_without_retained_data_says_what_was_not_measured(report, tmp_path):
