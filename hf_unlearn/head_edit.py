@@ -9,7 +9,7 @@ from torch import nn
 
 
 # Measured in docs/auto_step.md; the result hardly depends on them.
-# Forget images of which changed copies are held, too.
+# Forget images that are held, with their changed copies.
 NUM_HELD = 512
 # How hard the images are pushed, in turn, until enough of them give way.
 PUSHES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -112,7 +112,9 @@ def edit_head(weight: torch.Tensor, features: Features, target: float) -> tuple[
 
 def minimise(weight: torch.Tensor, features: Features, moved: torch.Tensor, push: float) -> torch.Tensor:
     """The weight at the minimum of the function in [`edit_head`], found by L-BFGS in whitened coordinates."""
-    held = torch.cat([features.forget[~moved], features.held[~moved[features.held_from]]])
+    # Of a large forget set, those that have changed copies stand for all.
+    rows = features.held_from.unique()
+    held = torch.cat([features.forget[rows[~moved[rows]]], features.held[~moved[features.held_from]]])
     # When all must give way there is nothing else to hold, and they resist the push themselves.
     held = held if len(held) else features.forget
     moment = held.T @ held / len(held)
