@@ -1,5 +1,6 @@
 """Models, image processors and splits as the commands' flags name them."""
 
+import torch
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import AutoImageProcessor, AutoModelForImageClassification
@@ -64,7 +65,13 @@ def load_model(model_args: ModelArguments):
         "trust_remote_code": model_args.trust_remote_code,
     }
     try:
-        model, loading = AutoModelForImageClassification.from_pretrained(name, output_loading_info=True, **hub)
+        model, loading = AutoModelForImageClassification.from_pretrained(
+            # Pixel values are float32, and small steps would be lost in less.
+            name,
+            output_loading_info=True,
+            dtype=torch.float32,
+            **hub,
+        )
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError("model_name_or_path", f"{name!r} is no image classifier: {reason}") from error
@@ -90,7 +97,7 @@ def load_retrained(model_args: ModelArguments, label2id: dict[str, int], device)
     for name in model_args.retrained_model_name_or_path or []:
         try:
             retrained = AutoModelForImageClassification.from_pretrained(
-                name, cache_dir=model_args.cache_dir, token=model_args.token
+                name, dtype=torch.float32, cache_dir=model_args.cache_dir, token=model_args.token
             )
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import CLASSES, make_images, make_model
 from datasets import DatasetDict
 from PIL import Image as PILImage
-from transformers import AutoModelForImageClassification, ViTImageProcessor, ViTModel, pipeline
+from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor, ViTModel, pipeline
 
 from hf_unlearn import ForgetRequest, UnlearningReport
 from hf_unlearn.cli import main, parse_run_arguments
@@ -376,3 +377,12 @@ def test_retrained_model_that_is_none_is_refused_before_anything_runs(refused, t
     refused(
         "empty' cannot be loaded", "--forget_class", "cat", "--retrained_model_name_or_path", str(tmp_path / "empty")
     )
+
+
+def test_model_stored_in_half_precision_runs_in_float32(command, saved_model, tmp_path):
+    model = AutoModelForImageClassification.from_pretrained(saved_model)
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    AutoImageProcessor.from_pretrained(saved_model).save_pretrained(tmp_path / "half")
+    assert command("--forget_class", "cat", model=str(tmp_path / "half")) == 0
+    report = UnlearningReport.from_json(tmp_path / "out" / "report.json")
+    assert report.run["environment"]["dtype"] == "float32"

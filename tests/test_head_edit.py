@@ -184,11 +184,20 @@ def test_passes_of_the_head_are_counted(resnet, forget_set, image_processor, tmp
     assert trainer.passes == sizes.count(10) == 1 + 2 + 1 + 5 + 1
 
 
-def test_head_asked_for_of_a_model_without_one_is_refused(resnet, forget_set, image_processor, tmp_path):
-    resnet.classifier.append(nn.Identity())
-    resnet.classifier[1], resnet.classifier[2] = nn.Sequential(resnet.classifier[1], nn.Softmax(dim=-1)), nn.Identity()
+@pytest.fixture
+def without_head(resnet):
+    resnet.classifier[1] = nn.Sequential(resnet.classifier[1], nn.Softmax(dim=-1))
+    return resnet
+
+
+def test_model_without_a_head_takes_the_step(without_head, forget_set, image_processor, tmp_path):
+    trainer = train(without_head, forget_set, image_processor, tmp_path, forget_kind="images")
+    assert trainer.step.kind == "step" and trainer.args.moving_weights == "last_stage"
+
+
+def test_head_asked_for_of_a_model_without_one_is_refused(without_head, forget_set, image_processor, tmp_path):
     with pytest.raises(InputError, match="needs a model that ends in a linear layer. Valid: all, last_stage"):
-        train(resnet, forget_set, image_processor, tmp_path, forget_kind="images")
+        train(without_head, forget_set, image_processor, tmp_path, forget_kind="images", moving_weights="head")
 
 
 def test_class_request_may_move_the_head_alone(resnet, forget_set, image_processor, tmp_path):

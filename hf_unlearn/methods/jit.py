@@ -199,13 +199,11 @@ class JiTTrainer(UnlearningTrainer):
             self.pixel_range = pixel_range(self.processing_class)
         if self.args.step_rule == "auto" and self.is_deepspeed_enabled:
             raise InputError("step_rule", "'auto' does not run under DeepSpeed. Use FSDP, or --step_rule fixed.")
-        if self.args.moving_weights is None:
-            # Sharded weights can be stepped along a gradient, not solved for.
-            edits_head = self.args.forget_kind == "images" and not self.is_fsdp_enabled
-            self.args.moving_weights = "head" if edits_head else "last_stage"
         self.head = None
 
     def train(self, *args, **kwargs):
+        if self.args.moving_weights is None:
+            self.args.moving_weights = self.default_weights()
         frozen = self.freeze_early_weights() if self.args.moving_weights != "all" else []
         try:
             return super().train(*args, **kwargs)
@@ -213,9 +211,25 @@ class JiTTrainer(UnlearningTrainer):
             for parameter in frozen:
                 parameter.requires_grad_(True)
 
+    def default_weights(self) -> str:
+        """The `moving_weights` of the automatic step for what is to be forgotten and for this model."""
+        if self.args.forget_kind != "images":
+            return "last_stage"
+        # Sharded weights can be stepped along a gradient, not solved for.
+        if self.is_fsdp_enabled or find_head(self.model.eval(), self.first_image()) is None:
+            logger.warning(
+                "The model is sharded or does not end in one linear layer: single images are forgotten by a step of the "
+                "last stage, which costs more accuracy on the others. See docs/auto_step.md."
+            )
+            return "last_stage"
+        return "head"
+
+    def first_image(self) -> torch.Tensor:
+        return self.train_dataset[0]["pixel_values"][None].to(next(self.model.parameters()).device)
+
     def freeze_early_weights(self) -> list[torch.nn.Parameter]:
         """Freezes all but the weights that are to move; returns what was not frozen before."""
-        pixel_values = self.train_dataset[0]["pixel_values"][None].to(next(self.model.parameters()).device)
+        pixel_values = self.first_image()
         self.model.eval()
         if self.args.moving_weights == "head":
             self.head = find_head(self.model, pixel_values)
