@@ -32,6 +32,20 @@ class ModelArguments:
 
 
 @dataclass
+class CheckpointArguments:
+    """How models that are only looked at are read."""
+
+    image_processor_name: str | None = field(
+        default=None, metadata={"help": "Image processor for all checkpoints; default: the one that lies with each."}
+    )
+    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads are kept."})
+    token: str | None = field(default=None, metadata={"help": "Token of the hub; default: the one of the login."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that lies with the models."})
+    batch_size: int = field(default=64, metadata={"help": "Images per forward pass and process."})
+    report_file: str | None = field(default=None, metadata={"help": "Write the report to this JSON file."})
+
+
+@dataclass
 class DataArguments:
     """Which images it was trained and is tested on. A folder to forget is enough; the rest is for measuring."""
 

@@ -78,52 +78,45 @@ def fail(code: int, message: str) -> int:
 
 
 def run_command(argv: list[str]) -> int:
-    import datasets
-    import transformers
-
     from .run import run
 
-    # Bars for loading and writing files come and go in a moment; those that stay are of the work itself.
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    hide_loading_bars()
     run(*parse_run_arguments(argv))
     return 0
 
 
 def compare_command(argv: list[str]) -> int:
-    import datasets
-    import transformers
-
     from .compare import compare, make_parser
 
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    parser = make_parser()
-    *arguments, positional, unknown = parser.parse_args_into_dataclasses(
-        argv, look_for_args_file=False, return_remaining_strings=True
-    )
-    if unknown:
-        raise InputError(unknown[0].lstrip("-"), f"unknown flag. Close: {listing(close_flags(unknown[0], parser))}.")
-    compare(positional.models, *arguments)
+    compare(*parse_checkpoints(make_parser(), argv))
     return 0
 
 
 def verify_command(argv: list[str]) -> int:
-    import datasets
-    import transformers
-
     from .verify import make_parser, verify
 
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    parser = make_parser()
+    verify(*parse_checkpoints(make_parser(), argv))
+    return 0
+
+
+def parse_checkpoints(parser, argv: list[str]) -> tuple:
+    """The names of the models, which stand without a flag, and the dataclasses of the flags."""
+    hide_loading_bars()
     *arguments, positional, unknown = parser.parse_args_into_dataclasses(
         argv, look_for_args_file=False, return_remaining_strings=True
     )
     if unknown:
         raise InputError(unknown[0].lstrip("-"), f"unknown flag. Close: {listing(close_flags(unknown[0], parser))}.")
-    verify(positional.models, *arguments)
-    return 0
+    return positional.models, *arguments
+
+
+def hide_loading_bars() -> None:
+    """Bars for loading and writing files come and go in a moment; those that stay are of the work itself."""
+    import datasets
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
 
 
 def push_command(argv: list[str]) -> int:

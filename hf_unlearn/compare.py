@@ -9,7 +9,7 @@ from accelerate import PartialState
 from transformers import HfArgumentParser
 
 from . import __version__
-from .arguments import DataArguments, ForgetArguments
+from .arguments import CheckpointArguments, DataArguments, ForgetArguments
 from .config import UnlearningConfig
 from .errors import InputError
 from .evaluation import evaluate_unlearning
@@ -20,18 +20,11 @@ from .report import UnlearningReport, weights_sha256
 
 
 @dataclass
-class CompareArguments:
+class CompareArguments(CheckpointArguments):
     """How the checkpoints are read and measured, and where the result goes."""
 
     _argument_group_name = "comparison"
 
-    image_processor_name: str | None = field(
-        default=None, metadata={"help": "Image processor for all checkpoints; default: the one that lies with each."}
-    )
-    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads are kept."})
-    token: str | None = field(default=None, metadata={"help": "Token of the hub; default: the one of the login."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that lies with the models."})
-    batch_size: int = field(default=64, metadata={"help": "Images per forward pass and process."})
     logits_cache_dir: str | None = field(
         default=None,
         metadata={
@@ -39,7 +32,6 @@ class CompareArguments:
             "forget: delete the folder with them."
         },
     )
-    report_file: str | None = field(default=None, metadata={"help": "Write the report to this JSON file."})
 
 
 def compare(

@@ -7,22 +7,22 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from . import data
-from .arguments import DataArguments, ForgetArguments, ModelArguments
+from .arguments import CheckpointArguments, DataArguments, ForgetArguments, ModelArguments
 from .errors import InputError, listing
 from .forget_request import ForgetRequest
 from .processes import say
 from .sequence import rows_of_unseen
 
 
-def load_checkpoints(names: list[str], args, device) -> tuple[list, object]:
+def load_checkpoints(names: list[str], args: CheckpointArguments, device) -> tuple[list, object]:
     """
     Models that are to be compared, and the image processor of all of them.
 
     Args:
         names (`list[str]`):
             Hub ids or folders.
-        args:
-            With `image_processor_name`, `cache_dir`, `token` and `trust_remote_code`.
+        args ([`~arguments.CheckpointArguments`]):
+            How they are read.
         device (`torch.device`):
             Where the models go.
 

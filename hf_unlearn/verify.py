@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from .arguments import DataArguments, ForgetArguments
+from .arguments import CheckpointArguments, DataArguments, ForgetArguments
 from .config import UnlearningConfig
 from .errors import InputError
 from .facts import description_of
@@ -17,7 +17,7 @@ from .verification import VerificationReport, verify_unlearning
 
 
 @dataclass
-class VerifyArguments:
+class VerifyArguments(CheckpointArguments):
     """How the checkpoints are read and attacked, and where the result goes."""
 
     _argument_group_name = "verification"
@@ -26,12 +26,6 @@ class VerifyArguments:
         default=None,
         metadata={"help": "Models trained without the forget set; with two or more their band is shown."},
     )
-    image_processor_name: str | None = field(
-        default=None, metadata={"help": "Image processor for all checkpoints; default: the one that lies with each."}
-    )
-    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads are kept."})
-    token: str | None = field(default=None, metadata={"help": "Token of the hub; default: the one of the login."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that lies with the models."})
     relearning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of the models that learn again."})
     max_images: int = field(
         default=200,
@@ -39,9 +33,7 @@ class VerifyArguments:
             "help": "At most so many images are measured per split; the attacker has as many, and twice as many others."
         },
     )
-    batch_size: int = field(default=64, metadata={"help": "Images per forward pass."})
     seed: int = field(default=0, metadata={"help": "Of all choices."})
-    report_file: str | None = field(default=None, metadata={"help": "Write the report to this JSON file."})
     figure_file: str | None = field(default=None, metadata={"help": "Draw the re-learning curves into this PNG file."})
 
 

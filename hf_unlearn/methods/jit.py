@@ -363,6 +363,8 @@ class JiTTrainer(UnlearningTrainer):
             return pixel_values.min(), pixel_values.max()
         return None
 
+    # ---- Single images: the head ----
+
     @torch.no_grad()
     def edit_head(self, target: float) -> Search:
         """Puts the head that [`edit_head`] finds into the model."""
@@ -370,19 +372,20 @@ class JiTTrainer(UnlearningTrainer):
         self.distance_limit = math.inf
         if self.start <= target:
             return Search(target, self.start, self.start, reached=True, kind="head")
-        every = max(1, len(self.train_dataset) // NUM_HELD)
-        rows = torch.arange(0, len(self.train_dataset), every)[:NUM_HELD]
+        num_images = len(self.train_dataset)
+        # Spread over the whole, which may be sorted by class.
+        rows = torch.linspace(0, num_images - 1, min(num_images, NUM_HELD)).round().long()
+        forget, answers = self.head_features(), self.answers.cpu()
+        head = [self.head.weight] if self.head.bias is None else [self.head.weight, self.head.bias[:, None]]
+        weight = torch.cat(head, dim=1).double().cpu()
+        struck_out = (forget @ weight.T).scatter(1, answers[:, None], -torch.inf)
         features = Features(
-            forget=self.head_features(),
-            answers=self.answers.cpu(),
-            instead=None,
+            forget=forget,
+            answers=answers,
+            instead=struck_out.argmax(dim=-1),
             held=self.features_of_changed_copies(rows),
             held_from=rows.repeat(len(SMALL_CHANGES)),
         )
-        head = [self.head.weight] if self.head.bias is None else [self.head.weight, self.head.bias[:, None]]
-        weight = torch.cat(head, dim=1).double().cpu()
-        struck_out = (features.forget @ weight.T).scatter(1, features.answers[:, None], -torch.inf)
-        features.instead = struck_out.argmax(dim=-1)
         edited, _ = edit_head(weight, features, target)
         # One process decides for all.
         edited = broadcast(edited.to(self.args.device, self.head.weight.dtype))
@@ -396,12 +399,11 @@ class JiTTrainer(UnlearningTrainer):
 
     def head_features(self) -> torch.Tensor:
         """What the head sees of each forget image, of shape `(n, d)`, on the CPU; the same on all processes."""
-        seen, features = [], 0
+        seen = []
+        features = torch.zeros(len(self.train_dataset), self.head.in_features, device=self.args.device)
         hook = self.head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
         for batch, _ in self.forget_outputs():
             share = seen.pop() * batch["sample_weight"][:, None]
-            if isinstance(features, int):
-                features = torch.zeros(len(self.train_dataset), share.shape[1], device=share.device)
             features.index_add_(0, batch["sample_index"], share.float())
         hook.remove()
         return self.with_bias(self.accelerator.reduce(features, reduction="sum"))
