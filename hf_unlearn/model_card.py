@@ -63,7 +63,7 @@ def plain(value):
     # A backslash could open a formula, and no escape keeps a page from linking an address: a space does.
     text = single_line(value).replace("\\", "/").replace("://", ": //").replace("@", " (at) ")
     text = re.sub(r"\bwww\.", "www .", text, flags=re.IGNORECASE)
-    return Markdown(re.sub(r"([`*{}\[\]<>#|~$&]|(?<!\w)_|_(?!\w))", r"\\\1", text))
+    return Markdown(re.sub(r"([`*{}\[\]<>#|~$&]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text))
 
 
 def code(value) -> Markdown:

@@ -213,7 +213,7 @@ NASTY = [
     "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "[click](https://evil.example)", "![x](//evil.example/a.png)",
     "https://evil.example", "www.evil.example", "someone@evil.example", "a\n---\nlicense: mit\n", "a | b | c", "`x` <b>",
     "``` \n# Title", "\\[x](y)", "&lt;script&gt;", "<!-- hf-unlearn:end summary -->", "{{ 7 * 7 }}", "\u202egnp.exe",
-    "'\"; rm -rf /", "[a]: https://evil.example", "$$x$$", "\\(x\\)", "| --- |", "- a\n- b", "javascript:alert(1)",
+    "'\"; rm -rf /", "[a]: https://evil.example", "$$x$$", "\\(x\\)", "| --- |", "- a\n- b", "javascript:alert(1)", "___",
 ]  # fmt: skip
 
 
