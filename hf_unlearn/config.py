@@ -21,7 +21,7 @@ UPDATE_SETTINGS = [
 class UnlearningConfig(TrainingArguments):
     r"""
     [`~transformers.TrainingArguments`] with defaults that fit unlearning: plain SGD at a constant rate without
-    clipping, one pass over the forget set, every step logged, nothing pushed before the end and then privately.
+    clipping, one pass over the forget set, every tenth update logged, nothing pushed before the end and then privately.
 
     > Parameters that control what every method shares
 
@@ -47,7 +47,7 @@ class UnlearningConfig(TrainingArguments):
 
     > Parameters that control logging, saving and pushing
 
-    logging_steps (`float`, *optional*, defaults to 1)
+    logging_steps (`float`, *optional*, defaults to 10): writing a number down waits for the device.
     logging_nan_inf_filter (`bool`, *optional*, defaults to `False`): a loss that is not finite must be seen.
     remove_unused_columns (`bool`, *optional*, defaults to `False`): the raw image column is needed.
     save_strategy (`str`, *optional*, defaults to `"no"`): the final model is saved by `save_model`.
@@ -69,7 +69,7 @@ class UnlearningConfig(TrainingArguments):
     lr_scheduler_type: str = field(default="constant", metadata={"help": "The scheduler type to use."})
     max_grad_norm: float = field(default=0.0, metadata={"help": "Maximum gradient norm; 0 means no clipping."})
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the forget set."})
-    logging_steps: float = field(default=1, metadata={"help": "Log every so many updates."})
+    logging_steps: float = field(default=10, metadata={"help": "Log every so many updates."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Filter nan and inf losses for logging."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Keep the raw image column."})
     save_strategy: str = field(default="no", metadata={"help": "When to write checkpoints to resume from."})

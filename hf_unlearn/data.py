@@ -452,7 +452,9 @@ class ImageDataset(torch.utils.data.Dataset):
         """From now on each image is read once and kept; see [`shared_tensor`] for where."""
         first = self.read([0])[0]
         self.kept = shared_tensor((len(self), *first.shape), first.dtype)
-        self.is_kept = shared_tensor((len(self),), torch.bool)
+        if self.kept is not None:
+            # Forked processes share this one as well. Not a tensor: it is asked row by row.
+            self.is_kept = np.frombuffer(mmap.mmap(-1, len(self)), dtype=bool)
 
     def __getstate__(self) -> dict:
         # Another process that is no fork of this one does not see what is kept here: it reads for itself.

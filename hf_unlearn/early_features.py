@@ -1,7 +1,8 @@
 """What the part of a network that does not move says of the forget images: computed once, then only the rest runs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -16,19 +17,21 @@ class Cut:
     Args:
         split (`nn.Module`): the first module of the late part.
         early (`dict[nn.Module, Any]`): the modules that run before it, the outermost ones, and an output of each.
+        pixel_values (`torch.Tensor` of shape `(1, C, H, W)`): goes in where the early part would see images.
     """
 
     split: nn.Module
     early: dict
+    pixel_values: torch.Tensor
 
-    def late_logits(self, model: nn.Module, features: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
+    def late_logits(self, model: nn.Module, features: torch.Tensor) -> torch.Tensor:
         """The model's logits for these features at the input of `split`; the early modules are skipped."""
         for module, output in self.early.items():
             module.forward = lambda *args, output=output, **kwargs: output
         # Before all other hooks: they see what the module sees.
         hook = self.split.register_forward_pre_hook(lambda module, args: (features, *args[1:]), prepend=True)
         try:
-            return model(pixel_values=pixel_values[:1]).logits
+            return model(pixel_values=self.pixel_values).logits
         finally:
             hook.remove()
             for module in self.early:
@@ -52,24 +55,28 @@ class EarlyFeatures:
         self.cut = cut
         self.num_images = num_images
         self.features = None
-        self.is_kept = torch.zeros(num_images, dtype=torch.bool)
+        # Not a tensor: asking waits for no device.
+        self.is_kept = np.zeros(num_images, dtype=bool)
 
-    def logits(self, model: nn.Module, pixel_values: torch.Tensor, sample_index: torch.Tensor) -> torch.Tensor:
+    def hold(self, positions: list[int]) -> bool:
+        """Whether these images have passed before and their features are kept."""
+        return bool(self.is_kept[positions].all())
+
+    def logits(self, model: nn.Module, positions: list[int], pixel_values: torch.Tensor | None = None) -> torch.Tensor:
         """
-        The model's output, of shape `(B, K)`, on images that are always the same for the same `sample_index`.
+        The model's output, of shape `(B, K)`.
 
         Args:
             model (`nn.Module`):
                 The one that was cut, perhaps wrapped.
-            pixel_values (`torch.Tensor` of shape `(B, C, H, W)`):
-                The images.
-            sample_index (`torch.Tensor` of shape `(B,)`):
-                Between 0 and `num_images` − 1.
+            positions (`list[int]`):
+                Of the images, between 0 and `num_images` − 1.
+            pixel_values (`torch.Tensor` of shape `(B, C, H, W)`, *optional*):
+                The images, always the same ones at the same positions. Not needed where their features are kept.
         """
-        rows = sample_index.cpu()
-        if self.is_kept[rows].all():
-            features = self.features[rows].to(pixel_values.device)
-            return self.cut.late_logits(model, features, pixel_values)
+        rows = torch.tensor(positions)
+        if self.hold(positions):
+            return self.cut.late_logits(model, self.features[rows].to(self.cut.pixel_values.device))
         seen = []
         hook = self.cut.split.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
         logits = model(pixel_values=pixel_values).logits
@@ -78,7 +85,7 @@ class EarlyFeatures:
             self.features = shared_tensor((self.num_images, *seen[0].shape[1:]), seen[0].dtype)
         if self.features is not None:
             self.features[rows] = seen[0].cpu()
-            self.is_kept[rows] = True
+            self.is_kept[positions] = True
         return logits
 
 
@@ -127,7 +134,8 @@ def find_cut(model: nn.Module, pixel_values: torch.Tensor) -> Cut | None:
         if started.count(split) == 1:
             once = [module for module in ended_before[split] if started.count(module) == 1]
             inside = {inner for module in once for inner in module.modules() if inner is not module}
-            cut = Cut(split, outputs_for_nan(model, [module for module in once if module not in inside], pixel_values))
+            early = outputs_for_nan(model, [module for module in once if module not in inside], pixel_values)
+            cut = Cut(split, early, pixel_values[:1])
             if holds(cut, model, features, pixel_values):
                 return cut
     return None
@@ -150,9 +158,9 @@ def outputs_for_nan(model: nn.Module, modules: list[nn.Module], pixel_values: to
 @torch.no_grad()
 def holds(cut: Cut, model: nn.Module, features: torch.Tensor, pixel_values: torch.Tensor) -> bool:
     """Whether the logits come from the features alone."""
-    broken = torch.full_like(pixel_values, torch.nan)
+    broken = replace(cut, pixel_values=torch.full_like(cut.pixel_values, torch.nan))
     try:
-        return torch.equal(cut.late_logits(model, features, broken), model(pixel_values=pixel_values).logits)
+        return torch.equal(broken.late_logits(model, features), model(pixel_values=pixel_values).logits)
     except (RuntimeError, IndexError, ValueError):
         # Shapes that do not fit: something else depends on the number of images.
         return False

@@ -14,6 +14,8 @@ DISTANCE_LIMIT = 0.15
 RETAIN_CHANGE_LIMIT = 0.70
 # Forget images looked at: enough for the estimate to be steady, few enough to fit in memory at any size.
 NUM_IMAGES = 64
+# Impressions are made of so many classes at most, one of each: four rank models no better, see docs/auto_step.md.
+MAX_CLASSES = 30
 # Of a batch of probes: 64 images of 64 × 64, 5 of 224 × 224. Their gradients must not be what fills the memory.
 NUM_PIXELS = 64 * 64 * 64
 
@@ -40,6 +42,9 @@ class Guard:
             Label ids of classes that are to vanish.
         seed (`int`, *optional*, defaults to 0):
             Of the choices among probes, the same on all processes.
+        forward_again (`Callable`, *optional*):
+            For probes, which pass twice, before and after: maps their number to a function of their positions, a
+            `list[int]`, and their pixel values that gives their logits. By `forward` when not given.
     """
 
     def __init__(
@@ -49,31 +54,33 @@ class Guard:
         num_labels: int,
         vanishing: set[int] = frozenset(),
         seed: int = 0,
+        forward_again: Callable[[int], Callable[[list[int], torch.Tensor], torch.Tensor]] | None = None,
     ):
-        self.forward = forward
-        # Single images passed forward, a backward pass counting as two.
+        forward_again = forward_again or (lambda number: lambda positions, pixel_values: forward(pixel_values))
+        # Single images passed forward, a backward pass to the image counting as one more.
         self.passes = 0
-        self.batch_size = max(1, min(64, NUM_PIXELS // pixel_values[0, 0].numel()))
-        self.staying = [label for label in range(num_labels) if label not in vanishing]
-        if len(self.staying) < 2:
-            # Among fewer than two classes there is nothing to compare.
-            self.staying = list(range(num_labels))
+        self.staying = staying_classes(num_labels, vanishing)
         self.generator = torch.Generator().manual_seed(seed)
         self.low, self.high = pixel_values.min(), pixel_values.max()
+
         varied = self.vary(pixel_values[:16])
-        pool = torch.cat([varied, self.noise_like(pixel_values)])
-        self.probes = {
-            "varied": varied,
-            "impressions": self.impressions(pool, per_class=4),
-            "near": self.impressions(pixel_values, per_class=4),
-        }
-        self.before = {name: self.outputs(probe) for name, probe in self.probes.items()}
+        self.probes = {"varied": varied}
+        for name, pool in (
+            ("impressions", torch.cat([varied, self.noise_like(pixel_values)])),
+            ("near", pixel_values),
+        ):
+            self.probes[name], passes = impressions(forward, pool, self.staying, self.generator)
+            self.passes += passes
+        self.forward_again = {name: forward_again(len(probes)) for name, probes in self.probes.items()}
+        self.before = {name: self.outputs(name) for name in self.probes}
 
     @torch.no_grad()
-    def outputs(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Probabilities among the classes that stay, of shape `(B, number of them)`."""
+    def outputs(self, name: str) -> torch.Tensor:
+        """Probabilities among the classes that stay, of shape `(number of probes, number of them)`."""
+        pixel_values, forward = self.probes[name], self.forward_again[name]
         self.passes += len(pixel_values)
-        logits = torch.cat([self.forward(batch) for batch in pixel_values.split(self.batch_size)])
+        positions = torch.arange(len(pixel_values)).split(batch_size_for(pixel_values))
+        logits = torch.cat([forward(rows.tolist(), pixel_values[rows]) for rows in positions])
         return logits[:, self.staying].float().softmax(dim=-1)
 
     def change(self) -> float:
@@ -82,11 +89,11 @@ class Guard:
         untouched model, 1 for one that shares no answer with the original, or whose output is not finite.
         """
         changes = []
-        for name, probe in self.probes.items():
-            now = self.outputs(probe)
+        for name, before in self.before.items():
+            now = self.outputs(name)
             if not now.isfinite().all():
                 return 1.0
-            changes.append(0.5 * (self.before[name] - now).abs().sum(dim=-1).mean())
+            changes.append(0.5 * (before - now).abs().sum(dim=-1).mean())
         return torch.stack(changes).mean().item()
 
     def vary(self, x: torch.Tensor) -> torch.Tensor:
@@ -121,33 +128,68 @@ class Guard:
             noises.append((mean + 1.5 * std * noise / noise.std()).clamp(self.low, self.high))
         return torch.cat(noises)
 
-    def impressions(
-        self, pool: torch.Tensor, per_class: int, confidence: float = 0.8, max_classes: int = 30, max_steps: int = 8
-    ) -> torch.Tensor:
-        """Images of the pool, moved by small smoothed steps until the original model takes them for a given class."""
-        chosen = torch.randperm(len(self.staying), generator=self.generator)[:max_classes].tolist()
-        targets = torch.tensor([self.staying[i] for i in sorted(chosen)]).repeat_interleave(per_class)
-        rows = torch.randperm(len(pool), generator=self.generator).repeat(len(targets) // len(pool) + 1)[
-            : len(targets)
-        ]
-        step = 0.03 * (self.high - self.low)
-        made = []
-        for images, labels in zip(
-            pool[rows].split(self.batch_size), targets.to(pool.device).split(self.batch_size), strict=True
-        ):
-            images, active = images.clone(), torch.arange(len(images), device=images.device)
-            for _ in range(max_steps):
-                moving = images[active].requires_grad_(True)
-                with torch.enable_grad():
-                    logits = self.forward(moving)
-                    loss = F.cross_entropy(logits, labels[active], reduction="sum")
-                    gradient = torch.autograd.grad(loss, moving)[0]
-                self.passes += 3 * len(moving)
-                unsure = logits.detach().softmax(dim=-1).gather(1, labels[active, None])[:, 0] < confidence
-                active, gradient = active[unsure], gradient[unsure]
-                if len(active) == 0:
-                    break
-                smooth = F.avg_pool2d(gradient, 3, stride=1, padding=1).sign()
-                images[active] = (images[active] - step * smooth).clamp(self.low, self.high)
-            made.append(images)
-        return torch.cat(made)
+
+def staying_classes(num_labels: int, vanishing: set[int]) -> list[int]:
+    """Label ids of the classes that are not to vanish; of all where fewer than two stay, for there is nothing to compare."""
+    staying = [label for label in range(num_labels) if label not in vanishing]
+    return staying if len(staying) > 1 else list(range(num_labels))
+
+
+def batch_size_for(pixel_values: torch.Tensor) -> int:
+    """How many probes of this size pass forward and backward at once."""
+    return max(1, min(64, NUM_PIXELS // pixel_values[0, 0].numel()))
+
+
+def impressions(
+    forward: Callable[[torch.Tensor], torch.Tensor],
+    pool: torch.Tensor,
+    classes: list[int],
+    generator: torch.Generator,
+    per_class: int = 1,
+    confidence: float = 0.8,
+    max_steps: int = 8,
+) -> tuple[torch.Tensor, int]:
+    """
+    Images of a pool, moved by small smoothed steps until the model takes each for a given class.
+
+    Args:
+        forward (`Callable`):
+            Maps pixel values to logits.
+        pool (`torch.Tensor` of shape `(B, C, H, W)`):
+            The images to start from, taken at random, each as often as the others but for one.
+        classes (`list[int]`):
+            Label ids; of more than 30, so many at random.
+        generator (`torch.Generator`):
+            Of the choices, on the CPU.
+        per_class (`int`, *optional*, defaults to 1):
+            How many to make of each class.
+        confidence (`float`, *optional*, defaults to 0.8):
+            The probability of its class at which an image stops.
+        max_steps (`int`, *optional*, defaults to 8):
+            An image takes no more, each of 3 % of the range of the pixels.
+
+    Returns:
+        The images, and how many single images passed, forward and backward.
+    """
+    chosen = torch.randperm(len(classes), generator=generator)[:MAX_CLASSES].tolist()
+    targets = torch.tensor([classes[i] for i in sorted(chosen)]).repeat_interleave(per_class)
+    rows = torch.randperm(len(pool), generator=generator).repeat(len(targets) // len(pool) + 1)[: len(targets)]
+    low, high = pool.min(), pool.max()
+    made, passes, batch_size = [], 0, batch_size_for(pool)
+    for images, labels in zip(pool[rows].split(batch_size), targets.to(pool.device).split(batch_size), strict=True):
+        images, active = images.clone(), torch.arange(len(images), device=images.device)
+        for _ in range(max_steps):
+            moving = images[active].requires_grad_(True)
+            with torch.enable_grad():
+                logits = forward(moving)
+                loss = F.cross_entropy(logits, labels[active], reduction="sum")
+                gradient = torch.autograd.grad(loss, moving)[0]
+            passes += 2 * len(moving)
+            unsure = logits.detach().softmax(dim=-1).gather(1, labels[active, None])[:, 0] < confidence
+            active, gradient = active[unsure], gradient[unsure]
+            if len(active) == 0:
+                break
+            smooth = F.avg_pool2d(gradient, 3, stride=1, padding=1).sign()
+            images[active] = (images[active] - 0.03 * (high - low) * smooth).clamp(low, high)
+        made.append(images)
+    return torch.cat(made), passes

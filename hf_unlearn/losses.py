@@ -1,6 +1,7 @@
 """Losses, and the noise and random labels that they need: pure tensor functions, nothing of Hugging Face."""
 
 from collections.abc import Callable, Sequence
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -113,10 +114,10 @@ class KeyedNoise:
     def __getitem__(self, perturbations: slice) -> torch.Tensor:
         numbers = range(perturbations.start, perturbations.stop)
         noise = self.pixel_values.new_empty((len(numbers), *self.pixel_values.shape))
-        for position, number in enumerate(numbers):
-            for row, sample_index in enumerate(self.sample_indices):
-                self.generator.manual_seed(noise_key(self.seed, sample_index, number))
-                noise[position, row].normal_(std=self.sigma, generator=self.generator)
+        keys = product(numbers, self.sample_indices)
+        for (number, sample_index), image in zip(keys, noise.flatten(0, 1).unbind(), strict=True):
+            self.generator.manual_seed(noise_key(self.seed, sample_index, number))
+            image.normal_(std=self.sigma, generator=self.generator)
         return noise
 
 

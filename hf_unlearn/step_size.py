@@ -138,11 +138,10 @@ class Search:
 
 def norm(tensors: Iterable[torch.Tensor]) -> float:
     """The 2-norm of several tensors as one vector; of the whole tensors where they are sharded over processes."""
-    total = 0.0
-    for tensor in tensors:
-        square = tensor.detach().double().square().sum()
-        total += (square.full_tensor() if isinstance(square, DTensor) else square).item()
-    return math.sqrt(total)
+    squares = [tensor.detach().double().square().sum() for tensor in tensors]
+    squares = [square.full_tensor() if isinstance(square, DTensor) else square for square in squares]
+    # One wait for the device, not one for each tensor.
+    return torch.stack(squares).sum().sqrt().item() if squares else 0.0
 
 
 @torch.no_grad()

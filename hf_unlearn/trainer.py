@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -28,11 +29,15 @@ from .plots import save_figures
 from .record import Provenance, reseal, write_record
 from .report import forget_set_report, weights_sha256
 from .step_size import norm
-from .training_set import PhasedSampler, TrainingSet
+from .training_set import PhasedSampler, PositionsCollator, TrainingSet
 
 
 # An image with fewer pixels makes the convolutions of a model slower channels-last: `layout` in docs/performance.md.
 CHANNELS_LAST_PIXELS_PER_WEIGHT = 1 / 1000
+# Of the images that share a forward pass without a gradient: enough to fill the device, and on a CPU few enough for what
+# lies between two layers to stay near the processor: `chunks` in docs/performance.md. That of a GPU was not measured.
+PIXELS_AT_ONCE_CPU = 8 * 224 * 224
+PIXELS_AT_ONCE_GPU = 128 * 224 * 224
 
 
 class UnlearningTrainer(Trainer):
@@ -127,6 +132,7 @@ class UnlearningTrainer(Trainer):
             eval_dataset=eval_dataset,
             **kwargs,
         )
+        self.data_collator = PositionsCollator(self.data_collator)
         # What updates are taken from; `train_dataset` is the forget set alone, which is what is looked at.
         self.training_set = self.make_training_set(forget_dataset, retain_dataset)
         # Some forwards of transformers accept loss arguments and ignore them; evaluation must not rely on it.
@@ -134,6 +140,9 @@ class UnlearningTrainer(Trainer):
         self.model.add_model_tags([*self._tag_names])
         # The class that each forget image is to lose, by position, and the accuracy by it; see `find_answers`.
         self.answers = self.start = None
+        # This process's share of the forget set, in the order of `forget_outputs`: `sample_index`, `sample_weight` and
+        # `positions`.
+        self.share = None
         self.original_logits = None
         # Share of forget images among those of the update that is being computed.
         self.forget_share = None
@@ -159,8 +168,9 @@ class UnlearningTrainer(Trainer):
                 The model as Accelerate wrapped it. Always call this one, and the same number of times on every process.
             inputs (`dict`):
                 `pixel_values` of shape `(B, C, H, W)` and, of shape `(B,)`: `sample_index`, the position in
-                `training_set`; `is_forget`; `answers`, the label of each image, and for forget images without labels
-                the class that they are to lose; `labels`, if known; `sample_weight`, 0 for padding.
+                `training_set`, and `positions`, the same as a list on the host; `is_forget`; `answers`, the label of
+                each image, and for forget images without labels the class that they are to lose; `labels`, if known;
+                `sample_weight`, 0 for padding.
 
         Returns:
             The loss, of shape `(B,)`, and values to log, each of shape `(B,)`.
@@ -238,15 +248,23 @@ class UnlearningTrainer(Trainer):
     def get_train_dataloader(self):
         return self.dataloader(self.training_set)
 
-    def dataloader(self, dataset: TrainingSet):
-        """The batches of this process: of the training set by [`~UnlearningTrainer.phases`], of another as they come."""
-        return self._get_dataloader(
-            dataset, "Training", self._train_batch_size, sampler_fn=self._get_train_sampler, is_training=True
-        )
+    def dataloader(self, dataset: TrainingSet, batch_size: int | None = None):
+        """
+        The batches of this process: of the training set by [`~UnlearningTrainer.phases`], of another as they come.
 
-    def _get_train_sampler(self, train_dataset=None):
+        Args:
+            dataset ([`TrainingSet`]):
+                The images.
+            batch_size (`int`, *optional*, defaults to that of an update):
+                Images of a batch.
+        """
+        batch_size = batch_size or self._train_batch_size
+        sampler_fn = partial(self._get_train_sampler, batch_size=batch_size)
+        return self._get_dataloader(dataset, "Training", batch_size, sampler_fn=sampler_fn, is_training=True)
+
+    def _get_train_sampler(self, train_dataset, batch_size: int):
         of_updates = train_dataset is self.training_set
-        at_once = self.args.train_batch_size * self.accelerator.num_processes
+        at_once = batch_size * self.accelerator.num_processes
         return PhasedSampler(
             self.phases if of_updates else lambda shuffle: [range(len(train_dataset))],
             num_images=len(train_dataset),
@@ -276,6 +294,11 @@ class UnlearningTrainer(Trainer):
         self.seconds = time.perf_counter() - start
         return result
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the weights are spread over the processes, each of which then needs the others for a forward pass."""
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
+
     def memory_format(self) -> torch.memory_format:
         """
         The order of the weights in memory to update them in: channels-last if an image has at least one pixel for each
@@ -294,8 +317,7 @@ class UnlearningTrainer(Trainer):
         """
         usual = {}
         # Sharding wants weights in the usual order.
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        if not sharded and self.memory_format() is torch.channels_last:
+        if not self.is_sharded and self.memory_format() is torch.channels_last:
             usual = {p: p.data for p in self.model.parameters() if p.dim() == 4}
         for parameter, data in usual.items():
             parameter.data = data.to(memory_format=torch.channels_last)
@@ -341,19 +363,54 @@ class UnlearningTrainer(Trainer):
                 self.model.config.num_labels,
                 vanishing=set(self.answers.tolist()) if self.args.forget_kind == "class" else frozenset(),
                 seed=self.args.seed,
+                forward_again=self.forward_again,
             )
             self.prepare()
         if resumed:
             self.swap_weights(moved)
 
+    def forward_again(self, number: int) -> Callable[[list[int], torch.Tensor], torch.Tensor]:
+        """
+        For images that pass again and again: maps their positions, between 0 and `number` − 1, and their pixel values
+        to logits. A method whose weights move late in the network need not start anew each time.
+        """
+        return lambda positions, pixel_values: self.model(pixel_values=pixel_values).logits
+
     def prepare(self) -> None:
         """What a method does once, with the original weights in the model, before the first update or a resumed one."""
+
+    @cached_property
+    @torch.no_grad()
+    def images_at_once(self) -> int:
+        """
+        How many images share a forward pass without a gradient. The number follows from the size of an image, and not
+        from a clock, so that the same run gives the same bits; where memory is refused it is halved until it is not.
+        """
+        batch_size = self.args.train_batch_size
+        if self.is_sharded:
+            return batch_size
+        image = self.train_dataset[0]["pixel_values"].to(self.args.device)
+        on_cpu = image.device.type == "cpu"
+        number = max(1, (PIXELS_AT_ONCE_CPU if on_cpu else PIXELS_AT_ONCE_GPU) // math.prod(image.shape[-2:]))
+        if on_cpu:
+            # Memory is not refused here, it is taken from others.
+            return number
+        self.model.eval()
+        number = most_that_fit(lambda n: self.model(pixel_values=image.expand(n, -1, -1, -1)), number, batch_size)
+        return int(self.accelerator.gather(torch.tensor([number], device=image.device)).min())
+
+    def even_batch_size(self, num_images: int) -> int:
+        """Of batches for a forward pass without a gradient that need no more padding than they must."""
+        of_process = math.ceil(num_images / self.accelerator.num_processes)
+        return math.ceil(of_process / math.ceil(of_process / self.images_at_once))
 
     @torch.no_grad()
     def find_logits(self, model: nn.Module, dataset: TrainingSet) -> torch.Tensor:
         """What a model says of each image of a training set, of shape `(n, K)`; the same on all processes."""
         logits = torch.zeros(len(dataset), self.model.config.num_labels, device=self.args.device)
         model.eval()
+        # Batches of the size of an update's: what is compared with itself there differs by nothing, not by rounding, which
+        # Adam would take for a gradient.
         for batch in self.dataloader(dataset):
             outputs = model(pixel_values=batch["pixel_values"]).logits.float()
             logits.index_add_(0, batch["sample_index"], outputs * batch["sample_weight"][:, None])
@@ -398,16 +455,18 @@ class UnlearningTrainer(Trainer):
         num_labels = self.model.config.num_labels
         self.answers = torch.full((len(self.train_dataset),), -1, device=self.args.device)
         counts = torch.zeros(num_labels, device=self.args.device)
-        seen = []
+        seen, positions = [], []
         for batch, logits in self.forget_outputs():
             own = logits.argmax(dim=-1)
             self.answers[batch["sample_index"]] = batch.get("labels", own)
             counts += torch.bincount(own, weights=batch["sample_weight"], minlength=num_labels)
             seen.append((batch["sample_index"], own, batch["sample_weight"]))
+            positions += batch["positions"]
         labelled = "labels" in batch
         if not labelled and self.args.forget_kind == "class":
             self.answers[:] = self.accelerator.reduce(counts, reduction="sum").argmax()
         index, own, weight = (torch.cat(parts) for parts in zip(*seen, strict=True))
+        self.share = {"sample_index": index, "sample_weight": weight, "positions": positions}
         hits = ((own == self.answers[index]) * weight).sum()
         self.start = self.accelerator.reduce(hits, reduction="sum").item() / len(self.train_dataset)
         # Each process has seen its own share; every one needs the answers to all.
@@ -433,7 +492,7 @@ class UnlearningTrainer(Trainer):
         """(batch, logits) over this process's share of the forget set, padding included."""
         self.passes += 1
         self.model_wrapped.eval()
-        for batch in self.dataloader(self.train_dataset):
+        for batch in self.dataloader(self.train_dataset, self.even_batch_size(len(self.train_dataset))):
             if change is None:
                 yield batch, self.forget_logits(self.model_wrapped, batch)
             else:
@@ -665,6 +724,27 @@ def move_model(aside: Path, folder: Path) -> None:
     for name in sorted(names, key=lambda name: name in configurations):
         (aside / name).replace(folder / name)
     aside.rmdir()
+
+
+def most_that_fit(forward: Callable[[int], object], number: int, at_least: int) -> int:
+    """
+    The most images that a forward pass has memory for, of `number`, half of it, a quarter, …; `at_least` are not tried.
+
+    Args:
+        forward (`Callable`):
+            Passes so many images.
+        number (`int`):
+            How many to try first.
+        at_least (`int`):
+            What fits in any case.
+    """
+    while number > at_least:
+        try:
+            forward(number)
+            return number
+        except torch.OutOfMemoryError:
+            number = max(number // 2, at_least)
+    return number
 
 
 def freeze_batch_norm(model: nn.Module) -> None:

@@ -47,6 +47,26 @@ class TrainingSet(Dataset):
         }
 
 
+class PositionsCollator:
+    """
+    Adds to a batch from a [`TrainingSet`] the list `positions`. It says what `sample_index` says and stays on the host,
+    where reading it waits for no device.
+
+    Args:
+        collate (`Callable`):
+            Makes the batch from its items.
+    """
+
+    def __init__(self, collate: Callable[[list[dict]], dict]):
+        self.collate = collate
+
+    def __call__(self, items: list[dict]) -> dict:
+        batch = self.collate(items)
+        if "sample_index" in items[0]:
+            batch["positions"] = [item["sample_index"] for item in items]
+        return batch
+
+
 class PhasedSampler(Sampler):
     """
     Positions of a [`TrainingSet`] in the order in which one epoch takes them. Each phase is padded up to whole updates,

@@ -28,7 +28,7 @@ from transformers import ConvNextImageProcessorPil, PrinterCallback
 
 from hf_unlearn import JiTConfig, JiTTrainer
 from hf_unlearn.errors import CollapsedModelError, InputError
-from hf_unlearn.trainer import CHANGE_LIMIT, DISTANCE_LIMIT
+from hf_unlearn.guard import CHANGE_LIMIT, DISTANCE_LIMIT
 
 
 # What `bad` does: settings of JiTConfig, changes of the images, of the weights, or of the step that was found.

@@ -4,7 +4,9 @@ import pytest
 import torch
 from conftest import make_model
 
+from hf_unlearn.early_features import EarlyFeatures, find_cut
 from hf_unlearn.guard import Guard
+from hf_unlearn.step_size import last_stage_and_head
 
 
 @pytest.fixture
@@ -85,6 +87,49 @@ def test_few_small_or_oblong_images_are_no_error(shape):
     pixel_values = torch.rand(shape)
     guard = Guard(lambda x: x.flatten(2).mean(2).repeat(1, 3)[:, :3], pixel_values, num_labels=3)
     assert guard.change() == 0
+
+
+def test_one_impression_of_each_class_that_stays_from_either_pool(resnet, pixel_values):
+    guard = make_guard(resnet, pixel_values, vanishing={1})
+    assert {name: len(probes) for name, probes in guard.probes.items()} == {"varied": 96, "impressions": 2, "near": 2}
+
+
+def test_passes_are_counted(resnet, pixel_values):
+    forward, backward = [], []
+
+    def model(x):
+        forward.append(len(x))
+        if x.requires_grad:
+            backward.append(len(x))
+        return resnet(pixel_values=x).logits
+
+    guard = Guard(model, pixel_values, num_labels=3)
+    guard.change()
+    assert guard.passes == sum(forward) + sum(backward)
+
+
+def test_probes_whose_early_features_are_kept_give_the_same_change(resnet, pixel_values):
+    """And the early part sees them once."""
+    late = last_stage_and_head(resnet, pixel_values[:1])
+    for name, parameter in resnet.named_parameters():
+        parameter.requires_grad_(name in late)
+    cut = find_cut(resnet, pixel_values[:1])
+
+    def forward_again(number):
+        features = EarlyFeatures(cut, number)
+        return lambda positions, x: features.logits(resnet, positions, x)
+
+    guards = [make_guard(resnet, pixel_values, **options) for options in ({}, {"forward_again": forward_again})]
+    seen = []
+    first = next(module for module in resnet.modules() if isinstance(module, torch.nn.Conv2d))
+    first.register_forward_hook(lambda module, args, output: seen.append(len(output)))
+    with torch.no_grad():
+        for name in late:
+            resnet.get_parameter(name).mul_(1.1)
+    changes = [guard.change() for guard in reversed(guards)]
+    assert changes[0] == changes[1] > 0
+    # The one that keeps nothing passes them all again.
+    assert sum(seen) == sum(len(probes) for probes in guards[0].probes.values())
 
 
 def test_same_seed_gives_the_same_probes(resnet, pixel_values):

@@ -11,13 +11,16 @@ import torch
 from conftest import LABELS, make_model
 from test_step_size import other_models
 from torch import nn
-from transformers import ResNetConfig, ResNetForImageClassification
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import ResNetConfig, ResNetForImageClassification, TrainerCallback
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from hf_unlearn import JiTConfig, JiTTrainer, data
+from hf_unlearn import JiTConfig, JiTTrainer, data, trainer
 from hf_unlearn.data import ImageDataset, match_labels, shared_tensor
 from hf_unlearn.early_features import EarlyFeatures, find_cut
 from hf_unlearn.step_size import last_stage_and_head
+from hf_unlearn.trainer import most_that_fit
 
 
 ARCHITECTURES = ["resnet", "vit", "convnext", "mobilenet_v2", "swin", "regnet", "bit", "efficientnet"]
@@ -45,15 +48,15 @@ def images_for(model, number):
 def test_late_passes_give_the_logits_of_whole_passes_whatever_the_late_weights_are(model):
     x = images_for(model, 6)
     early = EarlyFeatures(find_cut(model, x[:1]), 6)
-    index = torch.arange(6)
+    positions = list(range(6))
     with torch.no_grad():
-        assert torch.equal(early.logits(model, x, index), model(pixel_values=x).logits)
+        assert torch.equal(early.logits(model, positions, x), model(pixel_values=x).logits)
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter += 0.1 * torch.randn_like(parameter)
-        assert torch.equal(early.logits(model, x, index), model(pixel_values=x).logits)
+        assert torch.equal(early.logits(model, positions, x), model(pixel_values=x).logits)
         # In another order: rows of a batch may differ in the last bits of float32.
-        torch.testing.assert_close(early.logits(model, x[[4, 1]], index[[4, 1]]), model(pixel_values=x[[4, 1]]).logits)
+        torch.testing.assert_close(early.logits(model, [4, 1], x[[4, 1]]), model(pixel_values=x[[4, 1]]).logits)
 
 
 def test_late_passes_skip_the_early_part(model):
@@ -63,7 +66,7 @@ def test_late_passes_skip_the_early_part(model):
     rows = []
     frozen.register_forward_hook(lambda module, args, output: rows.append(len(output)))
     for _ in range(3):
-        early.logits(model, x, torch.arange(6))
+        early.logits(model, list(range(6)), x)
     assert rows == [6]
     model(pixel_values=x)
     assert rows == [6, 6]
@@ -73,9 +76,9 @@ def test_late_passes_have_the_gradient_of_whole_passes(model):
     x = images_for(model, 4)
     moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
     early = EarlyFeatures(find_cut(model, x[:1]), 4)
-    early.logits(model, x, torch.arange(4))
+    early.logits(model, list(range(4)), x)
     whole = torch.autograd.grad(model(pixel_values=x).logits.square().sum(), moving)
-    late = torch.autograd.grad(early.logits(model, x, torch.arange(4)).square().sum(), moving)
+    late = torch.autograd.grad(early.logits(model, list(range(4)), x).square().sum(), moving)
     assert all(torch.equal(a, b) for a, b in zip(late, whole, strict=True))
 
 
@@ -255,3 +258,137 @@ def test_weights_of_one_channel_too_have_their_usual_strides_afterwards(dataset,
     JiTTrainer(model, args, processing_class=image_processor, forget_dataset=dataset["train"].select(range(2))).train()
     for name, tensor in model.state_dict().items():
         assert tensor.stride() == torch.empty(tensor.shape).stride(), name
+
+
+class Reads(TorchFunctionMode):
+    """Notes what brings a value of a tensor to Python: on a GPU each waits until the device is done."""
+
+    names = ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__")
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.in_updates = [], False
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if self.in_updates and function.__name__ in self.names:
+            self.seen.append(function.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+class NoteUpdates(TrainerCallback):
+    """Has reads noted from the first update to the end of the third, before anything is logged."""
+
+    def __init__(self, reads):
+        self.reads = reads
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.reads.in_updates = True
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.reads.in_updates = state.global_step < 3
+
+
+@pytest.mark.parametrize("settings", [{"step_rule": "fixed", "learning_rate": 1e-3}, {"forget_kind": "subclass"}])
+def test_updates_wait_for_no_value_of_the_device(settings, resnet, dataset, image_processor, tmp_path):
+    reads = Reads()
+    args = JiTConfig(
+        output_dir=str(tmp_path), num_perturbations=3, per_device_train_batch_size=4, disable_tqdm=True,
+        allow_collapse=True, **settings,
+    )  # fmt: skip
+    forget = dataset["train"].select(range(12))
+    jit_trainer = JiTTrainer(model=resnet, args=args, processing_class=image_processor, forget_dataset=forget)
+    jit_trainer.add_callback(NoteUpdates(reads))
+    with reads:
+        jit_trainer.train()
+        assert jit_trainer.state.global_step == 3 and reads.seen == []
+        # What would be noted.
+        reads.in_updates = True
+        torch.ones(1).item()
+    assert reads.seen == ["item"]
+
+
+def update(model, dataset, image_processor, tmp_path, **settings):
+    """The gradients of one update from all of a batch, and the sizes of its forward passes without a gradient."""
+    model = copy.deepcopy(model)
+    args = JiTConfig(output_dir=str(tmp_path), step_rule="fixed", use_cpu=True, **settings)
+    jit_trainer = JiTTrainer(model=model, args=args, processing_class=image_processor, forget_dataset=dataset["train"])
+    jit_trainer.answers = torch.zeros(30, dtype=torch.long)
+    sizes = []
+    model.register_forward_hook(
+        lambda module, args, output: None if torch.is_grad_enabled() else sizes.append(len(output.logits))
+    )
+    batch = next(iter(jit_trainer.get_train_dataloader()))
+    jit_trainer.compute_loss(model, batch, num_items_in_batch=8).backward()
+    return torch.cat([parameter.grad.flatten() for parameter in model.parameters()]), sizes
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "sizes"),
+    # Five perturbations of two images, of five, and of eight: never more than six images at once.
+    [(2, [6, 4]), (5, [5, 5, 5, 5, 5]), (8, [6, 2] * 5)],
+)
+def test_perturbed_images_pass_in_batches_of_bounded_size(
+    batch_size, sizes, resnet, dataset, image_processor, tmp_path, monkeypatch
+):
+    settings = {"num_perturbations": 5, "per_device_train_batch_size": batch_size}
+    expected, _ = update(resnet, dataset, image_processor, tmp_path, perturbation_chunk_size=1, **settings)
+    monkeypatch.setattr(trainer, "PIXELS_AT_ONCE_CPU", 6 * 16 * 16)
+    gradient, seen = update(resnet, dataset, image_processor, tmp_path, **settings)
+    assert seen == sizes
+    # float32: rows of a batch differ in their last bits by its size.
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_chunk_size_that_is_given_is_kept_to(resnet, dataset, image_processor, tmp_path):
+    settings = {"num_perturbations": 5, "per_device_train_batch_size": 4}
+    _, sizes = update(resnet, dataset, image_processor, tmp_path, perturbation_chunk_size=2, **settings)
+    assert sizes == [8, 8, 4]
+
+
+class Casts(TorchDispatchMode):
+    """Counts tensors of four dimensions of weights that are cast to bfloat16."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.shapes = [parameter.shape for parameter in model.parameters() if parameter.dim() == 4]
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten._to_copy.default and kwargs.get("dtype") is torch.bfloat16:
+            self.count += args[0].shape in self.shapes
+        return function(*args, **(kwargs or {}))
+
+
+def test_weights_are_cast_to_bf16_once_for_all_perturbations(resnet, dataset, image_processor, tmp_path):
+    counts = []
+    for num_perturbations in (1, 6):
+        with Casts(resnet) as casts:
+            update(
+                resnet, dataset, image_processor, tmp_path, num_perturbations=num_perturbations,
+                bf16_perturbations=True, perturbation_chunk_size=1,
+            )  # fmt: skip
+        counts.append(casts.count)
+    assert counts[0] == counts[1] == len(casts.shapes)
+
+
+def test_passes_that_find_no_memory_are_halved():
+    def forward(number):
+        tried.append(number)
+        if number > 20:
+            raise torch.OutOfMemoryError
+
+    for number, at_least, found, trials in ((128, 8, 16, [128, 64, 32, 16]), (128, 50, 50, [128, 64]), (4, 8, 4, [])):
+        tried = []
+        assert most_that_fit(forward, number, at_least) == found and tried == trials
+
+
+def test_passes_without_a_gradient_are_even(resnet, dataset, image_processor, tmp_path, monkeypatch):
+    """Seven images, four at once: two passes of four with one image of weight zero, and not a batch of the update."""
+    monkeypatch.setattr(trainer, "PIXELS_AT_ONCE_CPU", 4 * 16 * 16)
+    args = JiTConfig(str(tmp_path), step_rule="fixed", learning_rate=1e-6, per_device_train_batch_size=2, use_cpu=True)
+    forget = dataset["train"].select(range(7))
+    jit_trainer = JiTTrainer(resnet, args, processing_class=image_processor, forget_dataset=forget)
+    jit_trainer.train()
+    sizes = [len(logits) for _, logits in jit_trainer.forget_outputs()]
+    assert sizes == [4, 4]
+    assert jit_trainer.share["sample_weight"].sum() == 7

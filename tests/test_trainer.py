@@ -143,7 +143,7 @@ def test_each_step_logs_ratio_accuracy_and_distance(resnet, forget_set, image_pr
             self.logs.append(dict(logs))
 
     original = copy.deepcopy(resnet)
-    trainer = make_trainer(resnet, forget_set, image_processor, tmp_path)
+    trainer = make_trainer(resnet, forget_set, image_processor, tmp_path, logging_steps=1)
     trainer.add_callback(Reporter)
     trainer.train()
     steps = [entry for entry in Reporter.logs if "loss" in entry]

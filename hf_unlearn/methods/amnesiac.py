@@ -56,6 +56,6 @@ class AmnesiacTrainer(UnlearningTrainer):
 
     def unlearning_loss(self, model, inputs):
         logits = model(pixel_values=inputs["pixel_values"]).logits.float()
-        labels, numbers = inputs["answers"], inputs["sample_index"].tolist()
+        labels, numbers = inputs["answers"], inputs["positions"]
         others = other_classes(labels, numbers, self.model.config.num_labels, self.args.seed)
         return F.cross_entropy(logits, torch.where(inputs["is_forget"], others, labels), reduction="none"), {}

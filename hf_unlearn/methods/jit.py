@@ -1,7 +1,9 @@
 """JiT: forget by flattening the model's output around each forget image."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Literal
 
 import torch
@@ -88,7 +90,9 @@ class JiTConfig(UnlearningConfig):
             Whether dropout stays active, drawn anew for each forward pass, as in the authors' code. BatchNorm is frozen
             all the same.
         perturbation_chunk_size (`int`, *optional*):
-            How many perturbations share one forward pass. Changes memory and speed, never the result.
+            How many perturbations of a batch share one forward pass. Default: as many as fill the device, see
+            [`~UnlearningTrainer.images_at_once`], which cuts a large batch as well. Changes memory and speed, never the
+            result.
         bf16_perturbations (`bool`, *optional*, defaults to `False`):
             Whether the perturbed images pass the model in bfloat16 and all else in float32: the direction changes by
             what rounding does to 8 bits of mantissa, see docs/performance.md. `bf16`, of the base class, is for all.
@@ -279,11 +283,31 @@ class JiTTrainer(UnlearningTrainer):
     def forget_logits(self, model, batch):
         if self.early_features is None:
             return super().forget_logits(model, batch)
-        return self.early_features.logits(model, batch["pixel_values"], batch["sample_index"])
+        return self.early_features.logits(model, batch["positions"], batch["pixel_values"])
+
+    def forget_outputs(self, change=None):
+        early, share = self.early_features, self.share
+        if change is not None or early is None or share is None or not early.hold(share["positions"]):
+            yield from super().forget_outputs(change)
+            return
+        # No image is read: all that is needed of them is kept.
+        self.passes += 1
+        self.model_wrapped.eval()
+        size = self.even_batch_size(len(self.train_dataset))
+        for start in range(0, len(share["positions"]), size):
+            batch = {name: values[start : start + size] for name, values in share.items()}
+            yield batch, early.logits(self.model_wrapped, batch["positions"])
+
+    def forward_again(self, number):
+        if self.early_features is None:
+            return super().forward_again(number)
+        return partial(EarlyFeatures(self.early_features.cut, number).logits, self.model)
 
     def unlearning_loss(self, model, inputs):
         pixel_values, sample_index = inputs["pixel_values"], inputs["sample_index"]
+        chunk_size, at_once = self.perturbations_at_once(len(pixel_values))
         clean_logits = None
+        in_bf16 = partial(torch.autocast, pixel_values.device.type, torch.bfloat16)
 
         def forward(pixel_values):
             nonlocal clean_logits
@@ -291,11 +315,11 @@ class JiTTrainer(UnlearningTrainer):
             is_clean = clean_logits is None
             if is_clean and not self.args.dropout:
                 logits = self.forget_logits(model, inputs)
-            elif self.args.bf16_perturbations and not is_clean:
-                with torch.autocast(pixel_values.device.type, torch.bfloat16):
-                    logits = model(pixel_values=pixel_values).logits
-            else:
+            elif is_clean:
                 logits = model(pixel_values=pixel_values).logits
+            else:
+                with in_bf16() if self.args.bf16_perturbations else nullcontext():
+                    logits = torch.cat([model(pixel_values=some).logits for some in pixel_values.split(at_once)])
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             if is_clean:
                 clean_logits = logits.detach()
@@ -304,20 +328,34 @@ class JiTTrainer(UnlearningTrainer):
                 logits = logits.scatter(1, answers[:, None], -torch.inf)
             return logits.softmax(dim=-1) if self.args.output_space == "probabilities" else logits
 
-        ratio = jit_loss(
-            forward,
-            pixel_values,
-            sigma=self.args.sigma,
-            num_perturbations=self.args.num_perturbations,
-            noise=KeyedNoise(self.args.seed, sample_index.tolist(), pixel_values, self.args.sigma),
-            clamp=self.clamp(pixel_values),
-            stop_gradient=self.args.stop_gradient,
-            chunk_size=self.args.perturbation_chunk_size,
-        )
+        # Sharded weights are gathered for a pass and given up after it: a cast copy of them must not stay.
+        with nullcontext() if self.is_sharded else weights_cast_once(pixel_values.device.type):
+            ratio = jit_loss(
+                forward,
+                pixel_values,
+                sigma=self.args.sigma,
+                num_perturbations=self.args.num_perturbations,
+                noise=KeyedNoise(self.args.seed, inputs["positions"], pixel_values, self.args.sigma),
+                clamp=self.clamp(pixel_values),
+                stop_gradient=self.args.stop_gradient,
+                chunk_size=chunk_size,
+            )
         to_log = {"jit_ratio": ratio}
         if "labels" in inputs:
             to_log["forget_accuracy"] = (clean_logits.argmax(dim=-1) == inputs["labels"]).float()
         return ratio, to_log
+
+    def perturbations_at_once(self, batch_size: int) -> tuple[int, int]:
+        """
+        How many perturbations of a batch are made at once, and how many of the perturbed images share a forward pass:
+        by `perturbation_chunk_size`, or else so that passes have `images_at_once`.
+        """
+        if self.args.perturbation_chunk_size is not None:
+            return self.args.perturbation_chunk_size, self.args.perturbation_chunk_size * batch_size
+        if self.args.dropout:
+            # One pass for each, as in the authors' code: masks are drawn in the order of the passes.
+            return 1, batch_size
+        return max(1, min(self.args.num_perturbations, self.images_at_once // batch_size)), self.images_at_once
 
     # ---- The automatic step ----
 
@@ -464,3 +502,13 @@ class JiTTrainer(UnlearningTrainer):
         """In double precision, on the CPU, with a last feature of 1 where the head has a bias."""
         features = features.double().cpu()
         return features if self.head.bias is None else F.pad(features, (0, 1), value=1.0)
+
+
+def weights_cast_once(device_type: str) -> torch.autocast:
+    """
+    Autocast stays as it is, on or off. What passes inside cast of the weights is kept until the outermost such context
+    ends, and not cast again by each pass.
+    """
+    return torch.autocast(
+        device_type, torch.get_autocast_dtype(device_type), enabled=torch.is_autocast_enabled(device_type)
+    )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from accelerate.utils import broadcast
 
-from ..guard import NUM_IMAGES, Guard
+from ..guard import NUM_IMAGES, impressions, staying_classes
 from ..training_set import TrainingSet
 from .ssd import SSDConfig, SSDTrainer
 
@@ -42,10 +42,10 @@ class LossFreeSSDTrainer(SSDTrainer):
 
     It is not the authors' method in one thing. Their Ω_D is over the whole training set and must be computed while that
     is at hand; of a model from elsewhere it is not. Here Ω_D is over images made with the model: forget images moved by
-    small steps until the model is 80 % sure that they show a class that stays, four for each (at most 30 classes), as
-    the guard makes them. Since outputs on them are of another size, Ω_D is scaled to the same sum over all weights as
-    Ω_f. Both choices are ours. As in [`SSDTrainer`], gradients are those of single images, not of batches. The guard's
-    probes are made alike, with another seed: its estimate of the change elsewhere is on the low side.
+    small steps until the model is 80 % sure that they show a class that stays, four for each (at most 30 classes). Since
+    outputs on them are of another size, Ω_D is scaled to the same sum over all weights as Ω_f. Both choices are ours. As
+    in [`SSDTrainer`], gradients are those of single images, not of batches. The guard's probes are made alike, with
+    another seed: its estimate of the change elsewhere is on the low side.
     """
 
     _name = "Loss-free SSD"
@@ -66,16 +66,18 @@ class LossFreeSSDTrainer(SSDTrainer):
 
     def prepare(self):
         """Makes the images that stand in for the training set, with a seed that the guard does not use."""
-        forget = self.train_dataset
-        rows = torch.linspace(0, len(forget) - 1, min(len(forget), NUM_IMAGES)).round().long().tolist()
-        probes = Guard(
+        forget, num_labels = self.train_dataset, self.model.config.num_labels
+        rows = torch.linspace(0, len(forget) - 1, min(len(forget), NUM_IMAGES)).round().long()
+        pixel_values = torch.stack([forget[row]["pixel_values"] for row in rows.tolist()]).to(self.args.device)
+        vanishing = set(self.answers.tolist()) if self.args.forget_kind == "class" else set()
+        made, _ = impressions(
             lambda pixel_values: self.model(pixel_values=pixel_values).logits,
-            torch.stack([forget[row]["pixel_values"] for row in rows]).to(self.args.device),
-            self.model.config.num_labels,
-            vanishing=set(self.answers.tolist()) if self.args.forget_kind == "class" else frozenset(),
-            seed=self.args.seed + 1,
-        ).probes["near"]
-        made = [{"pixel_values": image, "labels": -1} for image in broadcast(probes).cpu()]
+            pixel_values,
+            staying_classes(num_labels, vanishing),
+            torch.Generator().manual_seed(self.args.seed + 1),
+            per_class=4,
+        )
+        made = [{"pixel_values": image, "labels": -1} for image in broadcast(made).cpu()]
         self.training_set = TrainingSet({**self.train_dataset.parts, "generated": made})
 
     def importances_to_all(self, forget, others):

@@ -88,7 +88,7 @@ class MUMisTrainer(UnlearningTrainer):
         """(‖∇ₓ f_c‖², ‖∇ₓ f_c′‖², logits) of each image; the second is noted for the rule that ends the run."""
         pixel_values = inputs["pixel_values"].detach().requires_grad_(True)
         logits = model(pixel_values=pixel_values).logits.float()
-        indices = inputs["sample_index"].tolist()
+        indices = inputs["positions"]
         others = other_classes(inputs["answers"], indices, logits.shape[1], self.args.seed, draw=epoch)
         squares = []
         for classes in (inputs["answers"], others):

@@ -49,6 +49,6 @@ class RandomLabelTrainer(UnlearningTrainer):
 
     def unlearning_loss(self, model, inputs):
         logits = model(pixel_values=inputs["pixel_values"]).logits.float()
-        labels = other_classes(inputs["answers"], inputs["sample_index"].tolist(), logits.shape[1], self.args.seed)
+        labels = other_classes(inputs["answers"], inputs["positions"], logits.shape[1], self.args.seed)
         loss = F.cross_entropy(logits, labels, reduction="none")
         return loss, {"forget_accuracy": (logits.argmax(dim=-1) == inputs["answers"]).float()}
