@@ -71,9 +71,11 @@ def jit_loss(
         else:
             perturbation = noise[start : start + chunk]
         perturbed = pixel_values + perturbation
+        # The pass below needs the room.
+        del perturbation
         if clamp is not None:
             low, high = (torch.as_tensor(bound, device=perturbed.device, dtype=perturbed.dtype) for bound in clamp)
-            perturbed = perturbed.clamp(low, high)
+            perturbed.clamp_(low, high)
         distance = (perturbed - pixel_values).flatten(2).norm(dim=2)
 
         with torch.set_grad_enabled(torch.is_grad_enabled() and not stop_gradient):

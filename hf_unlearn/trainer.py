@@ -34,10 +34,10 @@ from .training_set import PhasedSampler, PositionsCollator, TrainingSet
 
 # An image with fewer pixels makes the convolutions of a model slower channels-last: `layout` in docs/performance.md.
 CHANNELS_LAST_PIXELS_PER_WEIGHT = 1 / 1000
-# Of the images that share a forward pass without a gradient: enough to fill the device, and on a CPU few enough for what
-# lies between two layers to stay near the processor: `chunks` in docs/performance.md. That of a GPU was not measured.
-PIXELS_AT_ONCE_CPU = 8 * 224 * 224
-PIXELS_AT_ONCE_GPU = 128 * 224 * 224
+# Of the largest activation of a forward pass without a gradient: enough to fill the device, and on a CPU small enough to
+# stay near the processor: `chunks` in docs/performance.md. That of a GPU was not measured.
+ACTIVATION_BYTES_CPU = 2**24
+ACTIVATION_BYTES_GPU = 2**28
 
 
 class UnlearningTrainer(Trainer):
@@ -151,7 +151,7 @@ class UnlearningTrainer(Trainer):
         self.passes = 0
         # What a method that searches its step found.
         self.step = None
-        self._original_weights = None
+        self._original_weights = self._original_norm = None
         self._checkpoint_dir = None
         self._has_report = self._is_saved = False
         self._sums = {}
@@ -282,7 +282,7 @@ class UnlearningTrainer(Trainer):
             [`CollapsedModelError`]: if the guard takes the result for destroyed; the model has its original weights.
         """
         if not self.is_fsdp_enabled:
-            self._original_weights = self.moving_weights()
+            self.keep_original()
         self.passes, self._has_report, self._is_saved = 0, False, False
         self.sha256_before = weights_sha256(self.model.state_dict())
         self.started, start = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.perf_counter()
@@ -335,6 +335,11 @@ class UnlearningTrainer(Trainer):
             if parameter.requires_grad
         }
 
+    def keep_original(self) -> None:
+        """Keeps a copy of the weights that may move, to measure how far they went and to go back."""
+        self._original_weights = self.moving_weights()
+        self._original_norm = norm(self._original_weights.values())
+
     def finish(self) -> None:
         """What a method does after the last batch, when weights may still move."""
 
@@ -345,7 +350,7 @@ class UnlearningTrainer(Trainer):
         resumed = self.state.global_step > 0 and not self.is_fsdp_enabled
         if self.is_fsdp_enabled:
             # Only now are the weights sharded as those they are compared with.
-            self._original_weights = self.moving_weights()
+            self.keep_original()
         if resumed:
             moved = self.swap_weights(self._original_weights)
         # Looking must not disturb the random numbers of the run, dropout's for one.
@@ -383,20 +388,23 @@ class UnlearningTrainer(Trainer):
     @torch.no_grad()
     def images_at_once(self) -> int:
         """
-        How many images share a forward pass without a gradient. The number follows from the size of an image, and not
-        from a clock, so that the same run gives the same bits; where memory is refused it is halved until it is not.
+        How many images share a forward pass in float32 without a gradient. The number follows from the largest
+        activation of one image, and not from a clock, so that the same run gives the same bits; where memory is refused it
+        is halved until it is not.
         """
         batch_size = self.args.train_batch_size
         if self.is_sharded:
             return batch_size
-        image = self.train_dataset[0]["pixel_values"].to(self.args.device)
+        image = self.train_dataset[0]["pixel_values"][None].to(self.args.device)
         on_cpu = image.device.type == "cpu"
-        number = max(1, (PIXELS_AT_ONCE_CPU if on_cpu else PIXELS_AT_ONCE_GPU) // math.prod(image.shape[-2:]))
-        if on_cpu:
-            # Memory is not refused here, it is taken from others.
-            return number
+        was_training = self.model.training
         self.model.eval()
-        number = most_that_fit(lambda n: self.model(pixel_values=image.expand(n, -1, -1, -1)), number, batch_size)
+        size = 4 * largest_activation(self.model, image)
+        number = max(1, (ACTIVATION_BYTES_CPU if on_cpu else ACTIVATION_BYTES_GPU) // size)
+        if not on_cpu:
+            # A CPU does not refuse memory, it takes it from others.
+            number = most_that_fit(lambda n: self.model(pixel_values=image.expand(n, -1, -1, -1)), number, batch_size)
+        self.model.train(was_training)
         return int(self.accelerator.gather(torch.tensor([number], device=image.device)).min())
 
     def even_batch_size(self, num_images: int) -> int:
@@ -504,6 +512,10 @@ class UnlearningTrainer(Trainer):
 
     # ---- Logging ----
 
+    def floating_point_ops(self, inputs) -> int:
+        """None are counted: the estimate of transformers is for tokens, and goes through all modules at each step."""
+        return 0
+
     def log(self, logs, start_time=None):
         if self._sums:
             names = sorted(self._sums)
@@ -519,7 +531,7 @@ class UnlearningTrainer(Trainer):
         """‖θ − θ₀‖₂ / ‖θ₀‖₂ over the weights that may move, θ₀ being those before unlearning."""
         parameters = dict(self.model.named_parameters())
         moved = norm(parameters[name] - original for name, original in self._original_weights.items())
-        return moved / norm(self._original_weights.values())
+        return moved / self._original_norm
 
     # ---- Saving and pushing ----
 
@@ -724,6 +736,21 @@ def move_model(aside: Path, folder: Path) -> None:
     for name in sorted(names, key=lambda name: name in configurations):
         (aside / name).replace(folder / name)
     aside.rmdir()
+
+
+def largest_activation(model: nn.Module, pixel_values: torch.Tensor) -> int:
+    """Elements of the largest tensor that a module of the model gives for one image, of shape `(1, C, H, W)`."""
+    sizes = [pixel_values.numel()]
+    hooks = [
+        module.register_forward_hook(
+            lambda module, args, output: sizes.append(output.numel()) if isinstance(output, torch.Tensor) else None
+        )
+        for module in model.modules()
+    ]
+    model(pixel_values=pixel_values)
+    for hook in hooks:
+        hook.remove()
+    return max(sizes)
 
 
 def most_that_fit(forward: Callable[[int], object], number: int, at_least: int) -> int:

@@ -81,7 +81,7 @@ def measure_auto(options) -> None:
     dataset = load_images(options)
     found = {}
 
-    def automatic(trainer_class, images_class):
+    def automatic(way, trainer_class, images_class):
         def run():
             with tempfile.TemporaryDirectory() as folder:
                 args = JiTConfig(
@@ -95,7 +95,7 @@ def measure_auto(options) -> None:
                 )  # fmt: skip
                 trainer.remove_callback(PrinterCallback)
                 trainer.train()
-                found[trainer_class, images_class] = trainer
+                found[way] = trainer
 
         return run
 
@@ -109,14 +109,14 @@ def measure_auto(options) -> None:
 
     ways = {
         "released": released,
-        "auto, nothing kept": automatic(WholePasses, UnkeptImages),
-        "auto, images kept": automatic(WholePasses, ImageDataset),
-        "auto": automatic(JiTTrainer, ImageDataset),
+        "auto, nothing kept": automatic("auto, nothing kept", WholePasses, UnkeptImages),
+        "auto, images kept": automatic("auto, images kept", WholePasses, ImageDataset),
+        "auto": automatic("auto", JiTTrainer, ImageDataset),
     }
     trainer_module.Guard = TimedGuard
     # The first round is as good as the others: nothing lasts shorter than seconds.
     seconds = alternate(ways, options.repeats, options.device, warm_up=False)
-    trainer = found[JiTTrainer, ImageDataset]
+    trainer = found["auto"]
     print(
         f"{trainer.passes} passes over the forget set, {trainer.step.evaluations} of them to find the length; "
         f"{trainer.guard.passes} single images passed by the guard."
@@ -130,7 +130,7 @@ def measure_auto(options) -> None:
             "way": way,
             "seconds": f"{statistics.median(taken):.4g}",
             "share_of_released": f"{median_ratio(seconds, way, 'released'):.3f}",
-            "guard_seconds": f"{trainer.guard.seconds if way != 'released' else 0:.4g}",
+            "guard_seconds": f"{found[way].guard.seconds:.4g}" if way in found else "",
         }
         for way, taken in seconds.items()
     ]
@@ -266,7 +266,7 @@ class Stopwatch(TrainerCallback):
 
 def measure_overhead(options) -> None:
     """The loop of the Trainer against a bare one that calls the same loss, on images in memory."""
-    num_images, epochs, batch_size = 256, 4, 32
+    num_images, epochs, batch_size = 256, 16, 32
     images = [{"pixel_values": pixels} for pixels in make_batch(num_images, 32, "cpu")["pixel_values"]]
     stopwatch = {}
 
@@ -362,8 +362,21 @@ def seconds_on(options, name: str, processes: int, threads: int) -> float:
     return next(float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("updates: "))
 
 
+class NoGuard:
+    """In place of the guard, which each process runs for itself."""
+
+    passes = 0
+
+    def __init__(self, *arguments, **named):
+        pass
+
+    def change(self) -> float:
+        return 0.0
+
+
 def measure_updates(options) -> None:
     """The updates of one run, on as many processes as were started; by the clock, for processes wait for each other."""
+    trainer_module.Guard = NoGuard
     name, image_size = options.models[0], options.image_sizes[0]
     pixel_values = make_batch(options.num_images, image_size, "cpu")["pixel_values"]
     with tempfile.TemporaryDirectory() as folder:

@@ -313,6 +313,8 @@ def update(model, dataset, image_processor, tmp_path, **settings):
     args = JiTConfig(output_dir=str(tmp_path), step_rule="fixed", use_cpu=True, **settings)
     jit_trainer = JiTTrainer(model=model, args=args, processing_class=image_processor, forget_dataset=dataset["train"])
     jit_trainer.answers = torch.zeros(30, dtype=torch.long)
+    # Found with a pass of one image.
+    assert jit_trainer.images_at_once > 0
     sizes = []
     model.register_forward_hook(
         lambda module, args, output: None if torch.is_grad_enabled() else sizes.append(len(output.logits))
@@ -324,19 +326,38 @@ def update(model, dataset, image_processor, tmp_path, **settings):
 
 @pytest.mark.parametrize(
     ("batch_size", "sizes"),
-    # Five perturbations of two images, of five, and of eight: never more than six images at once.
-    [(2, [6, 4]), (5, [5, 5, 5, 5, 5]), (8, [6, 2] * 5)],
+    # Five perturbations of one image, of five, and of eight: joined up to three images, cut above six.
+    [(1, [3, 2]), (5, [5, 5, 5, 5, 5]), (8, [6, 2] * 5)],
 )
 def test_perturbed_images_pass_in_batches_of_bounded_size(
     batch_size, sizes, resnet, dataset, image_processor, tmp_path, monkeypatch
 ):
     settings = {"num_perturbations": 5, "per_device_train_batch_size": batch_size}
     expected, _ = update(resnet, dataset, image_processor, tmp_path, perturbation_chunk_size=1, **settings)
-    monkeypatch.setattr(trainer, "PIXELS_AT_ONCE_CPU", 6 * 16 * 16)
+    monkeypatch.setattr(
+        trainer, "ACTIVATION_BYTES_CPU", 6 * 4 * trainer.largest_activation(resnet, torch.zeros(1, 3, 16, 16))
+    )
     gradient, seen = update(resnet, dataset, image_processor, tmp_path, **settings)
     assert seen == sizes
     # float32: rows of a batch differ in their last bits by its size.
     torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_largest_activation_is_that_of_the_widest_layer():
+    """A convolution to 8 channels at 4 × 4 pixels, more than the image itself and than what follows."""
+    layers = nn.Sequential(nn.Conv2d(3, 8, 1), nn.AvgPool2d(4), nn.Flatten(), nn.Linear(8, 100))
+    model = nn.Module()
+    model.layers, model.forward = layers, lambda pixel_values: layers(pixel_values)
+    assert trainer.largest_activation(model, torch.zeros(1, 3, 4, 4)) == 8 * 4 * 4
+
+
+def test_twice_as_many_perturbed_images_pass_at_once_in_bf16(resnet, dataset, image_processor, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        trainer, "ACTIVATION_BYTES_CPU", 4 * 4 * trainer.largest_activation(resnet, torch.zeros(1, 3, 16, 16))
+    )
+    settings = {"num_perturbations": 4, "per_device_train_batch_size": 2}
+    assert update(resnet, dataset, image_processor, tmp_path, **settings)[1] == [2, 2, 2, 2]
+    assert update(resnet, dataset, image_processor, tmp_path, bf16_perturbations=True, **settings)[1] == [4, 4]
 
 
 def test_chunk_size_that_is_given_is_kept_to(resnet, dataset, image_processor, tmp_path):
@@ -384,7 +405,9 @@ def test_passes_that_find_no_memory_are_halved():
 
 def test_passes_without_a_gradient_are_even(resnet, dataset, image_processor, tmp_path, monkeypatch):
     """Seven images, four at once: two passes of four with one image of weight zero, and not a batch of the update."""
-    monkeypatch.setattr(trainer, "PIXELS_AT_ONCE_CPU", 4 * 16 * 16)
+    monkeypatch.setattr(
+        trainer, "ACTIVATION_BYTES_CPU", 4 * 4 * trainer.largest_activation(resnet, torch.zeros(1, 3, 16, 16))
+    )
     args = JiTConfig(str(tmp_path), step_rule="fixed", learning_rate=1e-6, per_device_train_batch_size=2, use_cpu=True)
     forget = dataset["train"].select(range(7))
     jit_trainer = JiTTrainer(resnet, args, processing_class=image_processor, forget_dataset=forget)

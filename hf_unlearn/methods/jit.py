@@ -90,7 +90,7 @@ class JiTConfig(UnlearningConfig):
             Whether dropout stays active, drawn anew for each forward pass, as in the authors' code. BatchNorm is frozen
             all the same.
         perturbation_chunk_size (`int`, *optional*):
-            How many perturbations of a batch share one forward pass. Default: as many as fill the device, see
+            How many perturbations of a batch share one forward pass. Default: as many as keep the device busy, see
             [`~UnlearningTrainer.images_at_once`], which cuts a large batch as well. Changes memory and speed, never the
             result.
         bf16_perturbations (`bool`, *optional*, defaults to `False`):
@@ -348,14 +348,18 @@ class JiTTrainer(UnlearningTrainer):
     def perturbations_at_once(self, batch_size: int) -> tuple[int, int]:
         """
         How many perturbations of a batch are made at once, and how many of the perturbed images share a forward pass:
-        by `perturbation_chunk_size`, or else so that passes have `images_at_once`.
+        by `perturbation_chunk_size`, or else a large batch is cut so that passes have `images_at_once`, and perturbations
+        of a small one are joined to half of that, for what the clean pass keeps for its gradient is in memory, too.
         """
         if self.args.perturbation_chunk_size is not None:
             return self.args.perturbation_chunk_size, self.args.perturbation_chunk_size * batch_size
         if self.args.dropout:
             # One pass for each, as in the authors' code: masks are drawn in the order of the passes.
             return 1, batch_size
-        return max(1, min(self.args.num_perturbations, self.images_at_once // batch_size)), self.images_at_once
+        # What is half as large may be twice as many.
+        in_16_bits = self.args.bf16_perturbations or self.args.bf16 or self.args.fp16
+        at_once = self.images_at_once * (2 if in_16_bits and not self.is_sharded else 1)
+        return max(1, min(self.args.num_perturbations, at_once // 2 // batch_size)), at_once
 
     # ---- The automatic step ----
 
