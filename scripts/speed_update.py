@@ -203,13 +203,12 @@ def draw_chunks(rows: list[dict], path: Path) -> None:
                 color=plt.cm.tab10(number), label=f"{name}, {image_size} px",
             )  # fmt: skip
         ax.axvline(ACTIVATION_BYTES_CPU / 2**20, color="black", linewidth=0.8)
-        ax.set(
-            xscale="log", yscale="log", title=way, xlabel="largest activation of a pass, MiB (line: what is chosen)"
-        )
+        ax.set(xscale="log", yscale="log", title=way)
         ax.set_yticks([1, 2, 4, 8, 16], ["1", "2", "4", "8", "16"])
         ax.minorticks_off()
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("time of an image, best = 1")
+    figure.supxlabel("largest activation of a pass, MiB; line: what is chosen", fontsize="medium")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)
