@@ -115,9 +115,10 @@ def collect_logits_of_all(
     batches = [range(start, min(start + batch_size, num_images)) for start in range(0, num_images, batch_size)]
     while len(batches) % state.num_processes:
         batches.append(batches[-1])
+    own = batches[state.process_index :: state.num_processes]
     loader = torch.utils.data.DataLoader(
         dataset,
-        batch_sampler=batches[state.process_index :: state.num_processes],
+        batch_sampler=own,
         # Or it would draw from the global one.
         generator=torch.Generator(),
     )
@@ -125,22 +126,28 @@ def collect_logits_of_all(
     were_training = {name: model.training for name, model in models.items()}
     for model in models.values():
         model.eval()
-    logits, labels = {name: [] for name in models}, []
+    logits, labels = {}, {}
+
+    def put(found: dict[str, torch.Tensor], name: str, number: int, part: torch.Tensor) -> None:
+        # What stays of each batch would lie between the batches and keep their memory from being used again.
+        if name not in found:
+            found[name] = part.new_zeros(len(own), batch_size, *part.shape[1:])
+        # Only the last batch can be shorter; what fills it up comes after all images.
+        found[name][number, : len(part)] = part
+
     # None: no bar where the output is no terminal.
-    for batch in tqdm(loader, desc=description, leave=False, disable=None if state.is_local_main_process else True):
+    bar = tqdm(loader, desc=description, leave=False, disable=None if state.is_local_main_process else True)
+    for number, batch in enumerate(bar):
         for name, model in models.items():
             batch = send_to_device(batch, next(model.parameters()).device)
-            logits[name].append(model(pixel_values=batch["pixel_values"]).logits.float())
+            put(logits, name, number, model(pixel_values=batch["pixel_values"]).logits.float())
         if "labels" in batch:
-            labels.append(batch["labels"])
+            put(labels, "labels", number, batch["labels"])
     for name, model in models.items():
         model.train(were_training[name])
 
-    def in_order(parts: list[torch.Tensor]) -> np.ndarray:
-        # Only the last batch can be shorter; what fills it up comes after all images.
-        full = [torch.cat([part, part.new_zeros(batch_size - len(part), *part.shape[1:])]) for part in parts]
+    def in_order(parts: torch.Tensor) -> np.ndarray:
         # (processes, batches of each, batch size, ...) → the order in which the batches were dealt out.
-        gathered = gather(torch.stack(full)[None].contiguous())
-        return gathered.transpose(0, 1).flatten(0, 2)[:num_images].cpu().numpy()
+        return gather(parts[None]).transpose(0, 1).flatten(0, 2)[:num_images].cpu().numpy()
 
-    return {name: in_order(parts) for name, parts in logits.items()}, in_order(labels) if labels else None
+    return {name: in_order(parts) for name, parts in logits.items()}, in_order(labels["labels"]) if labels else None

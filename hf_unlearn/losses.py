@@ -29,8 +29,8 @@ def jit_loss(
 
     Args:
         forward (`Callable`):
-            Maps pixel values of shape `(B, C, H, W)` to outputs of shape `(B, K)`, raw logits in the paper. Called once
-            with `pixel_values`, then with perturbed batches of shape `(n * B, C, H, W)`.
+            Maps pixel values of shape `(B, C, H, W)` to outputs of shape `(B, K)`, raw logits in the paper. Called with
+            perturbed batches of shape `(n * B, C, H, W)`, and in the end once with `pixel_values` itself.
         pixel_values (`torch.Tensor` of shape `(B, C, H, W)`):
             The images, preprocessed as the model expects them.
         sigma (`float` or `torch.Tensor`):
@@ -56,9 +56,7 @@ def jit_loss(
     if num_perturbations < 1:
         raise ValueError(f"num_perturbations must be at least 1, got {num_perturbations}.")
     chunk_size = chunk_size or 1
-    outputs = forward(pixel_values).flatten(1)
-    total = torch.zeros_like(outputs[:, 0])
-
+    perturbed_outputs, distances = [], []
     for start in range(0, num_perturbations, chunk_size):
         chunk = min(chunk_size, num_perturbations - start)
         if noise is None:
@@ -76,15 +74,17 @@ def jit_loss(
         if clamp is not None:
             low, high = (torch.as_tensor(bound, device=perturbed.device, dtype=perturbed.dtype) for bound in clamp)
             perturbed.clamp_(low, high)
-        distance = (perturbed - pixel_values).flatten(2).norm(dim=2)
-
+        distances.append((perturbed - pixel_values).flatten(2).norm(dim=2))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not stop_gradient):
-            perturbed_outputs = forward(perturbed.flatten(0, 1)).flatten(1)
-        change = (outputs - perturbed_outputs.unflatten(0, (chunk, -1))).norm(dim=2)
-        moved = distance > 0
-        total = total + (change / torch.where(moved, distance, 1) * moved).sum(dim=0)
+            perturbed_outputs.append(forward(perturbed.flatten(0, 1)).flatten(1).unflatten(0, (chunk, -1)))
+        del perturbed
 
-    return total / num_perturbations
+    # Last: what its backward pass needs is not in memory beside the passes above.
+    outputs = forward(pixel_values).flatten(1)
+    change = (outputs - torch.cat(perturbed_outputs)).norm(dim=2)
+    distance = torch.cat(distances)
+    moved = distance > 0
+    return (change / torch.where(moved, distance, 1) * moved).mean(dim=0)
 
 
 class KeyedNoise:

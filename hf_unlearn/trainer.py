@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, rotate_checkpoints
 
 from .config import UnlearningConfig
 from .data import ImageDataset, find_label_column, match_labels
@@ -516,6 +516,15 @@ class UnlearningTrainer(Trainer):
         return model(pixel_values=batch["pixel_values"]).logits
 
     # ---- Logging ----
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """Of a log line; no update needs it, and it goes through all gradients."""
+        step, args = self.state.global_step + 1, self.args
+        by_steps = args.logging_strategy == IntervalStrategy.STEPS
+        is_first = step == 1 and args.logging_first_step
+        if grad_norm is None and by_steps and step % self.state.logging_steps != 0 and not is_first:
+            return None
+        return super()._get_grad_norm(model, grad_norm=grad_norm)
 
     def floating_point_ops(self, inputs) -> int:
         """None are counted: the estimate of transformers is for tokens, and goes through all modules at each step."""

@@ -15,7 +15,7 @@ Of the update (speed_update.py):
 
 - `update`: the loop as the authors of arXiv 2402.01401 released it, written from its definition, against the loss as
   `JiTTrainer` calls it, each with its backward pass, on models built from their configurations;
-- `grid`: the same for four models, two sizes of images and batches from 1 to 64;
+- `grid`: the same for four models, two sizes of images and batches from 1 to 256;
 - `layout`: weights channels-last against the usual order, by the size of the images;
 - `chunks`: a forward pass by the number of images that share it;
 - `compile`: a forward pass with torch.compile;

@@ -64,8 +64,8 @@ def measure_update(options) -> None:
 
 
 def measure_grid(options) -> None:
-    """The same for all models, two sizes of images and batches from 1 to 64, with few perturbations."""
-    options.models, options.image_sizes, options.batch_sizes = MODELS, [32, 224], [1, 8, 64]
+    """The same for all models, two sizes of images and batches from 1 to 256, with few perturbations."""
+    options.models, options.image_sizes, options.batch_sizes = MODELS, [32, 224], [1, 8, 64, 256]
     measure_update(options)
 
 

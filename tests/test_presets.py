@@ -105,13 +105,16 @@ def released_loop(model, images, num_perturbations, batch_size):
     for start in range(0, len(images), batch_size):
         rows = range(start, min(start + batch_size, len(images)))
         x = torch.stack([images[row]["pixel_values"] for row in rows])
-        output = model(pixel_values=x).logits
-        loss = 0
+        passes = []
         for number in range(num_perturbations):
             xi = torch.cat([noise_of(row, images[row]["pixel_values"], number) for row in rows])
             perturbed = torch.clamp(x + xi, x.min(), x.max())
             with torch.no_grad():
-                other = model(pixel_values=perturbed).logits
+                passes.append((model(pixel_values=perturbed).logits, perturbed))
+        # Theirs is the first of the passes. It has dropout masks of its own in any order.
+        output = model(pixel_values=x).logits
+        loss = 0
+        for other, perturbed in passes:
             change = torch.linalg.norm(output - other, dim=1)
             loss = loss + (change / torch.linalg.norm((perturbed - x).flatten(1), dim=1)).sum()
         (loss / num_perturbations).backward()

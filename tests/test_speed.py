@@ -307,6 +307,27 @@ def test_updates_wait_for_no_value_of_the_device(settings, resnet, dataset, imag
     assert reads.seen == ["item"]
 
 
+@pytest.mark.parametrize(
+    ("settings", "logged"),
+    [({"logging_steps": 2}, [2, 4]), ({"logging_steps": 3, "logging_first_step": True}, [1, 3])],
+)
+def test_gradient_norm_is_computed_for_log_lines_alone(
+    settings, logged, resnet, dataset, image_processor, tmp_path, monkeypatch
+):
+    args = JiTConfig(
+        str(tmp_path), step_rule="fixed", learning_rate=1e-6, num_train_epochs=4, use_cpu=True, **settings
+    )
+    forget = dataset["train"].select(range(8))
+    jit_trainer = JiTTrainer(resnet, args, processing_class=image_processor, forget_dataset=forget)
+    norms, clip = [], jit_trainer.accelerator.clip_grad_norm_
+    monkeypatch.setattr(
+        jit_trainer.accelerator, "clip_grad_norm_", lambda *args: norms.append(clip(*args)) or norms[-1]
+    )
+    jit_trainer.train()
+    found = {entry["step"]: entry["grad_norm"] for entry in jit_trainer.state.log_history if "grad_norm" in entry}
+    assert found == dict(zip(logged, [norm.item() for norm in norms], strict=True))
+
+
 def update(model, dataset, image_processor, tmp_path, **settings):
     """The gradients of one update from all of a batch, and the sizes of its forward passes without a gradient."""
     model = copy.deepcopy(model)
@@ -390,6 +411,32 @@ def test_weights_are_cast_to_bf16_once_for_all_perturbations(resnet, dataset, im
             )  # fmt: skip
         counts.append(casts.count)
     assert counts[0] == counts[1] == len(casts.shapes)
+
+
+def test_weights_cast_in_perturbed_passes_keep_their_gradient_in_the_clean_one(
+    resnet, dataset, image_processor, tmp_path
+):
+    """Autocast would give the clean pass what it cast without a gradient."""
+    gradients = []
+    for bf16 in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            gradients.append(update(resnet, dataset, image_processor, tmp_path, num_perturbations=2)[0])
+    # 8 bits of mantissa, in the differences of near outputs.
+    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.9
+
+
+def test_the_clean_pass_is_the_last_so_that_its_activations_are_not_in_memory_beside_the_others(
+    resnet, dataset, image_processor, tmp_path
+):
+    model, passes = copy.deepcopy(resnet), []
+    model.register_forward_hook(lambda module, args, output: passes.append(torch.is_grad_enabled()))
+    args = JiTConfig(str(tmp_path), step_rule="fixed", num_perturbations=3, perturbation_chunk_size=1, use_cpu=True)
+    jit_trainer = JiTTrainer(model, args, processing_class=image_processor, forget_dataset=dataset["train"])
+    jit_trainer.answers = torch.zeros(30, dtype=torch.long)
+    batch = next(iter(jit_trainer.get_train_dataloader()))
+    passes.clear()
+    jit_trainer.compute_loss(model, batch, num_items_in_batch=8)
+    assert passes == [False, False, False, True]
 
 
 def test_passes_that_find_no_memory_are_halved():

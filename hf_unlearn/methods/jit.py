@@ -311,8 +311,11 @@ class JiTTrainer(UnlearningTrainer):
 
         def forward(pixel_values):
             nonlocal clean_logits
-            # jit_loss calls with the unperturbed images first. Dropout would draw early features anew.
-            is_clean = clean_logits is None
+            is_clean = pixel_values is inputs["pixel_values"]
+            if is_clean:
+                # What older versions of torch cast without a gradient has none later (pytorch issue 158232).
+                torch.clear_autocast_cache()
+            # Dropout would draw early features anew.
             if is_clean and not self.args.dropout:
                 logits = self.forget_logits(model, inputs)
             elif is_clean:
@@ -349,7 +352,7 @@ class JiTTrainer(UnlearningTrainer):
         """
         How many perturbations of a batch are made at once, and how many of the perturbed images share a forward pass:
         by `perturbation_chunk_size`, or else a large batch is cut so that passes have `images_at_once`, and perturbations
-        of a small one are joined to half of that, for what the clean pass keeps for its gradient is in memory, too.
+        of a small one are joined to half of that: more take more memory and no less time, see docs/performance.md.
         """
         if self.args.perturbation_chunk_size is not None:
             return self.args.perturbation_chunk_size, self.args.perturbation_chunk_size * batch_size
