@@ -12,17 +12,26 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark_speed.py"
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    """Of the update, by way: one image, three perturbations."""
+def update(tmp_path_factory):
+    """The update of one image, three perturbations: its rows, by way, and what was printed."""
     folder = tmp_path_factory.mktemp("speed")
     command = [
         sys.executable, SCRIPT, "update", "--models", "resnet-18", "--image_sizes", "32", "--batch_sizes", "1",
         "--num_perturbations", "3", "--repeats", "1", "--device", "cpu", "--output_dir", folder,
     ]  # fmt: skip
-    subprocess.run(command, check=True, capture_output=True)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert (folder / "update.png").stat().st_size > 0
     with open(folder / "update.csv", newline="") as file:
-        return {row["way"]: row for row in csv.DictReader(file)}
+        return {row["way"]: row for row in csv.DictReader(file)}, done.stdout
+
+
+@pytest.fixture
+def rows(update):
+    return update[0]
+
+
+def test_without_a_gpu_it_is_said_that_none_was_measured(update):
+    assert "Not measured: a GPU." in update[1]
 
 
 def test_our_update_moves_the_weights_where_the_released_loop_moves_them(rows):
