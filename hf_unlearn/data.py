@@ -509,11 +509,13 @@ def unreadable_images(dataset: Dataset, image_column: str) -> dict[int, str]:
     """
     raw = dataset.select_columns([image_column]).cast_column(image_column, Image(decode=False))
 
-    def is_readable(row: int) -> bool:
-        return decode_image(raw[row][image_column]) is not None
+    def is_readable(image: dict) -> bool:
+        return decode_image(image) is not None
 
     with ThreadPoolExecutor() as pool:
-        readable = list(pool.map(is_readable, range(len(raw))))
+        # Asking a dataset for one row takes longer than decoding a small image; many large ones are not held at once.
+        batches = raw.iter(batch_size=32)
+        readable = [good for batch in batches for good in pool.map(is_readable, batch[image_column])]
     broken = [row for row, good in enumerate(readable) if not good]
     names = {row: raw[row][image_column] for row in broken}
     return {row: Path((image or {}).get("path") or f"row {row}").name for row, image in names.items()}
