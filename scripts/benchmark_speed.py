@@ -39,6 +39,7 @@ A GPU is used if there is one, `--device cpu` keeps to the CPU.
 """
 
 import argparse
+import gc
 from pathlib import Path
 
 import datasets
@@ -83,6 +84,8 @@ PARTS = {
 }
 
 if __name__ == "__main__":
+    # As the command does: a Trainer collects garbage once a run, and would look through all that was imported.
+    gc.freeze()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["vit-tiny", "resnet-18"])

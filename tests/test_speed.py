@@ -196,7 +196,10 @@ def test_kept_images_stay_behind_when_a_worker_is_no_fork(dataset, image_process
     assert copied.kept is None
 
 
-def test_perturbations_in_bf16_change_the_direction_by_rounding_alone(resnet, dataset, image_processor, tmp_path):
+@pytest.mark.parametrize("architecture", ["resnet", "vit"])
+def test_perturbations_in_bf16_change_the_direction_by_rounding_alone(
+    architecture, dataset, image_processor, tmp_path
+):
     """bf16 has 8 bits of mantissa: outputs err by 0.4 %, differences of outputs by a few times that."""
     gradients = []
     for bf16_perturbations in (False, True):
@@ -205,7 +208,10 @@ def test_perturbations_in_bf16_change_the_direction_by_rounding_alone(resnet, da
             bf16_perturbations=bf16_perturbations,
         )  # fmt: skip
         trainer = JiTTrainer(
-            model=copy.deepcopy(resnet), args=args, processing_class=image_processor, forget_dataset=dataset["train"]
+            model=make_model(architecture),
+            args=args,
+            processing_class=image_processor,
+            forget_dataset=dataset["train"],
         )
         trainer.answers = torch.zeros(30, dtype=torch.long)
         batch = next(iter(trainer.get_train_dataloader()))

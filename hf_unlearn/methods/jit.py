@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from accelerate.utils import broadcast
 from transformers.utils import logging
 
+from ..attention import attention_by_products
 from ..config import UPDATE_SETTINGS, UnlearningConfig, check_choice
 from ..data import pixel_range
 from ..early_features import EarlyFeatures, find_cut
@@ -307,7 +308,8 @@ class JiTTrainer(UnlearningTrainer):
         pixel_values, sample_index = inputs["pixel_values"], inputs["sample_index"]
         chunk_size, at_once = self.perturbations_at_once(len(pixel_values))
         clean_logits = None
-        in_bf16 = partial(torch.autocast, pixel_values.device.type, torch.bfloat16)
+        device_type = pixel_values.device.type
+        in_bf16 = partial(torch.autocast, device_type, torch.bfloat16) if self.args.bf16_perturbations else nullcontext
 
         def forward(pixel_values):
             nonlocal clean_logits
@@ -321,7 +323,7 @@ class JiTTrainer(UnlearningTrainer):
             elif is_clean:
                 logits = model(pixel_values=pixel_values).logits
             else:
-                with in_bf16() if self.args.bf16_perturbations else nullcontext():
+                with in_bf16(), attention_by_products():
                     logits = torch.cat([model(pixel_values=some).logits for some in pixel_values.split(at_once)])
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             if is_clean:
@@ -332,7 +334,7 @@ class JiTTrainer(UnlearningTrainer):
             return logits.softmax(dim=-1) if self.args.output_space == "probabilities" else logits
 
         # Sharded weights are gathered for a pass and given up after it: a cast copy of them must not stay.
-        with nullcontext() if self.is_sharded else weights_cast_once(pixel_values.device.type):
+        with nullcontext() if self.is_sharded else weights_cast_once(device_type):
             ratio = jit_loss(
                 forward,
                 pixel_values,
