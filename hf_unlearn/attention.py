@@ -11,7 +11,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 @contextmanager
 def attention_by_products() -> Iterator[None]:
-    """Inside, models of transformers that use `sdpa` compute attention by [`softmax_of_products`]."""
+    """Inside, models of transformers that use `sdpa` compute attention by [`softmax_of_products`] where it pays."""
     before = ALL_ATTENTION_FUNCTIONS["sdpa"]
     ALL_ATTENTION_FUNCTIONS["sdpa"] = softmax_of_products
     try:
@@ -37,16 +37,16 @@ def softmax_of_products(
     positions that their scores would be more than the hidden layer holds.
 
     Args:
-        query, key, value (`torch.Tensor` of shape `(B, heads, positions, d)`):
+        query, key, value (`torch.Tensor` of shape `(B, heads, positions, head_dim)`):
             For each position of each head.
 
         For the others see transformers' `AttentionInterface`.
 
     Returns:
-        `tuple`: the output, of shape `(B, positions, heads, d)`, and `None`, for the weights are not given out.
+        `tuple`: the output, of shape `(B, positions, heads, head_dim)`, and `None`, for the weights are not given out.
     """
-    positions, size = query.shape[-2:]
-    pays = query.dtype == torch.bfloat16 and query.device.type == "cpu" and positions <= 4 * size
+    positions, head_dim = query.shape[-2:]
+    pays = query.dtype == torch.bfloat16 and query.device.type == "cpu" and positions <= 4 * head_dim
     # What says nothing of it is causal to the library.
     sees_all = not (getattr(module, "is_causal", True) if is_causal is None else is_causal)
     asks_for_more = dropout or any(value is not None and value is not False for value in kwargs.values())

@@ -82,8 +82,8 @@ def fail(code: int, message: str) -> int:
 @contextmanager
 def first_imports():
     """
-    Nothing imported inside is looked through for garbage, now or later: it stays, and looking took a third of the time to
-    the first update. In a program that has imported torch before, nothing is changed: its objects are not ours to keep.
+    Nothing imported inside is looked through for garbage, now or later: it stays, and looking took over a quarter of the
+    time to the first update. In a program that has imported torch before, nothing is changed: its objects are not ours to keep.
     """
     if "torch" in sys.modules:
         yield

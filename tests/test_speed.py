@@ -258,7 +258,7 @@ def test_what_only_the_evaluation_needs_is_not_imported_before_the_update():
 
 
 def test_what_a_command_imports_is_never_looked_through_for_garbage():
-    """Half a million objects that stay: they are frozen, and what comes later is collected as ever."""
+    """Hundreds of thousands of objects that stay: they are frozen, and what comes later is collected as ever."""
     code = """
 import gc, hf_unlearn.cli as cli
 assert cli.main(["run", "--method", "none"]) == 2
