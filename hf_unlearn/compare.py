@@ -17,6 +17,7 @@ from .facts import description_of, public_name
 from .loading import load_checkpoints, load_splits
 from .processes import say
 from .report import UnlearningReport, weights_sha256
+from .terminal import print_text
 
 
 @dataclass
@@ -98,7 +99,7 @@ def compare(
     # The same on all processes: the first one prints and writes.
     if PartialState().is_main_process:
         report.print()
-        print(about_the_band(len(retrained)))
+        print_text(about_the_band(len(retrained)))
         if report_file is not None:
             report.to_json(report_file)
     return report

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from .errors import InputError
+from .terminal import print_table, print_text
 
 
 @dataclass(frozen=True)
@@ -206,26 +207,9 @@ class UnlearningReport:
 
     def print(self) -> None:
         """Prints the tables to the terminal, with the explanations where there is room for them."""
-        from rich.console import Console
-        from rich.table import Table
-
-        console = Console()
-        columns = self.columns()
-        table = Table()
-        for number, (heading, rows) in enumerate(self.tables()):
-            if number == 0:
-                table.add_column(heading)
-                for column in columns:
-                    table.add_column(column, justify="right")
-            else:
-                table.add_section()
-                table.add_row(f"[bold]{heading}[/bold]")
-            for label, explanation, texts in rows:
-                text = label if self.band else f"{label} ({explanation})"
-                table.add_row(text, *(texts[column] for column in columns))
-        console.print(table)
+        print_table(self.columns(), self.tables())
         for labels, reason in self.not_measured():
-            console.print(f"Not measured: {labels}, because {reason}.", highlight=False)
+            print_text(f"Not measured: {labels}, because {reason}.")
 
 
 def forget_set_report(accuracies: dict[str, float], num_forget: int) -> UnlearningReport:

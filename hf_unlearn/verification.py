@@ -27,6 +27,7 @@ from .probes import (
     rank_in_class,
     relearn,
 )
+from .terminal import print_table, print_text
 
 
 # Labelled images of each forgotten class that an attacker has.
@@ -131,29 +132,37 @@ class VerificationReport:
         values = asdict(self) | {"bands": bands, "text": self.text()}
         Path(path).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
+    def texts(self, measure: str) -> dict[str, str]:
+        """The numbers of a measure as the table shows them, by model and, with two retrained ones or more, `band`."""
+        kind = MEASURES[measure.split("/")[0]][1]
+        most = NUM_IMAGES[-1] if measure.startswith("relearning_images") else self.steps[-1]
+        texts = {model: cell(value, kind, most) for model, value in self.measures[measure].items()}
+        if len(self.retrained) > 1:
+            low, high = (cell(finite(value), kind, most) for value in self.band(measure))
+            texts["band"] = f"{low} to {high}"
+        return texts
+
     def print(self) -> None:
         """Prints the table, what is missing and the text to the terminal."""
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(title="After attacks on copies of the models (accuracies in %)", title_justify="left")
-        for column in ("", *self.models, *(["band"] if len(self.retrained) > 1 else [])):
-            table.add_column(column, justify="left" if not column else "right")
-        for measure, values in self.measures.items():
-            kind = MEASURES[measure.split("/")[0]][1]
-            most = NUM_IMAGES[-1] if measure.startswith("relearning_images") else self.steps[-1]
-            cells = [cell(values[model], kind, most) for model in self.models]
-            if len(self.retrained) > 1:
-                low, high = (cell(finite(value), kind, most) for value in self.band(measure))
-                cells.append(f"{low} to {high}")
-            table.add_row(grouped([measure]), *cells)
-        console = Console()
-        console.print(table)
+        columns = [*self.models, "band"] if len(self.retrained) > 1 else self.models
+        splits = defaultdict(list)
+        for measure in self.measures:
+            splits[measure.partition("/")[0]].append(measure)
+        rows = []
+        for name, measures in splits.items():
+            if len(measures) > 1:
+                rows.append((MEASURES[name][0], "", {}))
+            for measure in measures:
+                label = f"  {MEASURED[measure.partition('/')[2]]}" if len(measures) > 1 else grouped([measure])
+                rows.append((label, "", self.texts(measure)))
+        # Where there is no room for all, the band stands for the models that make it.
+        spare = self.retrained if "band" in columns else []
+        print_table(columns, [("after attacks (accuracies in %)", rows)], spare)
         for measure, reason in self.missing.items():
-            console.print(f"Not measured: {MEASURES[measure][0]}, because {reason}.", highlight=False)
+            print_text(f"Not measured: {MEASURES[measure][0]}, because {reason}.")
         for note in self.notes:
-            console.print(f"Note: {note}", highlight=False)
-        console.print(self.text(), highlight=False)
+            print_text(f"Note: {note}")
+        print_text(self.text())
 
 
 def number(value: float | None) -> float:
