@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from .errors import InputError
 from .forget_request import ForgetRequest
+from .methods import METHODS
 
 
 @dataclass
@@ -150,7 +151,8 @@ class RunArguments:
     _argument_group_name = "run"
 
     method: str = field(
-        default="jit", metadata={"help": "How to unlearn; its own flags follow from it. See docs/methods.md."}
+        default="jit",
+        metadata={"help": f"How to unlearn: {', '.join(METHODS)}. Its own flags follow from it. See docs/methods.md."},
     )
     overwrite: bool = field(default=False, metadata={"help": "Replace the run that lies in --output_dir."})
     create_pr: bool = field(default=False, metadata={"help": "Push as a pull request."})

@@ -213,7 +213,8 @@ def parse_run_arguments(argv: list[str]) -> tuple:
         `tuple`: [`ModelArguments`], [`DataArguments`], [`ForgetArguments`], [`RunArguments`] and the configuration of
         the method, [`JiTConfig`] unless `--method` says otherwise.
     """
-    first_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    # Takes a flag cut short, as the whole parser does: both must see the same method.
+    first_parser = argparse.ArgumentParser(add_help=False)
     first_parser.add_argument("--config")
     first_parser.add_argument("--method")
     first = first_parser.parse_known_args(argv)[0]

@@ -12,6 +12,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Vi
 
 from hf_unlearn import ForgetRequest, UnlearningReport
 from hf_unlearn.cli import main, parse_run_arguments
+from hf_unlearn.methods import METHODS, load_method
 
 
 ROOT = Path(__file__).parents[1]
@@ -139,6 +140,22 @@ def test_help_shows_the_flags_that_matter_once(capsys):
         assert flag in text
     for flag in ("--forget-class", "--adafactor", "--no_hub_private_repo", "--tpu"):
         assert flag not in text
+
+
+def test_help_lists_the_methods_in_whole_words(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("  --method "))
+    last = next(number for number, line in enumerate(lines) if line.startswith("  --overwrite "))
+    assert f"How to unlearn: {', '.join(METHODS)}." in " ".join(" ".join(lines[first:last]).split())
+    assert all(len(line) <= 80 for line in lines[first:last])
+
+
+def test_flag_cut_short_names_the_method_too():
+    *_, run_args, settings = parse_run_arguments(["--output_dir", "out", "--meth", "head_only"])
+    assert run_args.method == "head_only" and isinstance(settings, load_method("head_only")[0])
 
 
 def save(dataset, path):
@@ -318,6 +335,16 @@ def test_unusual_images_are_no_error(command, tmp_path):
 def test_wrong_number_is_refused(refused):
     refused("--sigma: must be greater than 0, got 0.0", "--forget_class", "cat", "--sigma", "0")
     refused("--num_perturbations: must be at least 1, got 0", "--forget_class", "cat", "--num_perturbations", "0")
+
+
+def test_unknown_method_is_refused(refused, tmp_path):
+    valid = f"Valid: {', '.join(METHODS)}."
+    refused(f"--method: got 'x'. {valid}", "--forget_class", "cat", "--method", "x")
+    refused(f"--method: got 'x'. {valid}", "--forget_class", "cat", "--meth", "x")
+    path = tmp_path / "config.yaml"
+    for text, value in (("x", "'x'"), ("[jit]", "['jit']"), ("", "None")):
+        path.write_text(f"method: {text}")
+        refused(f"--method: got {value}. {valid}", "--forget_class", "cat", "--config", str(path))
 
 
 def test_misspelt_flag_is_refused(refused):

@@ -38,7 +38,8 @@ def load_method(name: str) -> tuple[type, type]:
     Raises:
         [`InputError`]: if there is no such method.
     """
-    if name not in METHODS:
+    # A list, as a YAML file may give it, is no key.
+    if name not in list(METHODS):
         raise InputError("method", f"got {name!r}. Valid: {listing(METHODS, 30)}.")
     module = importlib.import_module(f".{name}", __name__)
     return getattr(module, f"{METHODS[name]}Config"), getattr(module, f"{METHODS[name]}Trainer")
