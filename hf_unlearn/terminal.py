@@ -75,7 +75,7 @@ def print_table(
 
 
 def broken(name: str, room: int) -> str:
-    """A name in lines that fit: a bracket at its end begins a new one, the others are about as long as each other."""
+    """A name in lines that fit: its bracket begins a new line, and what stands before it is broken evenly."""
     if len(name) <= room:
         return name
     name, bracket, rest = name.partition(" (")
@@ -86,5 +86,5 @@ def broken(name: str, room: int) -> str:
 
 
 def wrapped(text: str, width: int) -> str:
-    """Line breaks between words alone; the further lines stand in by two."""
+    """A text broken between words alone, all lines but the first set in by two."""
     return textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)

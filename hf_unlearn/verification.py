@@ -139,7 +139,7 @@ class VerificationReport:
         texts = {model: cell(value, kind, most) for model, value in self.measures[measure].items()}
         if len(self.retrained) > 1:
             low, high = (cell(finite(value), kind, most) for value in self.band(measure))
-            texts["band"] = f"{low} to {high}"
+            texts["band"] = "–" if low == high == "–" else f"{low} to {high}"
         return texts
 
     def print(self) -> None:

@@ -12,17 +12,22 @@ from hf_unlearn.verification import MEASURES, VerificationReport
 WIDTHS = [40, 60, 80, 120, 200]
 
 
-@pytest.fixture(params=[*WIDTHS, None], ids=lambda width: f"width {width}")
-def width(request, monkeypatch):
-    """Columns of the terminal. `None`: there is none, as in a pipe or a log, where rich takes 80."""
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch):
+    """As in a pipe or a log, whatever the tests run in."""
 
-    def no_terminal(*args):
+    def refuse(*args):
         raise OSError
 
-    monkeypatch.setattr("os.get_terminal_size", no_terminal)
-    if request.param is None:
-        monkeypatch.delenv("COLUMNS", raising=False)
-    else:
+    monkeypatch.setattr("os.get_terminal_size", refuse)
+    for name in ("COLUMNS", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(params=[*WIDTHS, None], ids=lambda width: f"width {width}")
+def width(request, monkeypatch):
+    """How many columns there are. Where nothing says it, rich takes 80."""
+    if request.param is not None:
         monkeypatch.setenv("COLUMNS", str(request.param))
     return request.param or 80
 
@@ -52,6 +57,7 @@ def made_up_verification(num_retrained: int) -> VerificationReport:
             if kind == "count":
                 values = dict.fromkeys(models, 5) | dict.fromkeys(models[3:5])
             measures[name + split] = values
+    measures["idi"] = dict.fromkeys(models)
     measures["accuracy/forget"]["original"] = 1.0
     return VerificationReport(
         models=models,
@@ -101,6 +107,11 @@ def test_table_of_verify_is_whole(num_retrained, width, capsys):
     for name, _ in MEASURES.values():
         expected.update(set(name.split()) if num_retrained or name != "anamnesis index" else ())
     assert not expected - printed
+
+
+def test_band_of_what_no_model_has_is_a_dash():
+    texts = made_up_verification(2).texts
+    assert texts("idi")["band"] == "–" and texts("relearning_steps/forget")["band"] == "> 100 to > 100"
 
 
 @pytest.mark.parametrize("columns", [1, 10, 20])
