@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hf_unlearn.metrics.activation_distance.activation_distance import activation_distance
 from hf_unlearn.metrics.average_gap.average_gap import AverageGap, average_gap
-from hf_unlearn.metrics.checks import by_split
+from hf_unlearn.metrics.columns import by_split
 from hf_unlearn.metrics.forgetting_quality.forgetting_quality import forgetting_quality, logit_confidence
 from hf_unlearn.metrics.js_divergence.js_divergence import js_divergence
 from hf_unlearn.metrics.kl_to_reference.kl_to_reference import kl_to_reference

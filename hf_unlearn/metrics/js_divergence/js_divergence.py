@@ -3,7 +3,7 @@
 import evaluate
 import numpy as np
 
-from hf_unlearn.metrics.checks import PROBABILITIES, TEXT, mean_by_split, metric_info
+from hf_unlearn.metrics.columns import PROBABILITIES, TEXT, mean_by_split, metric_info
 
 
 _DESCRIPTION = "Mean Jensen-Shannon divergence between the outputs of the unlearned and another model on each split."

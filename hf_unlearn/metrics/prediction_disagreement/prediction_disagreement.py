@@ -3,7 +3,7 @@
 import evaluate
 import numpy as np
 
-from hf_unlearn.metrics.checks import PROBABILITIES, TEXT, mean_by_split, metric_info
+from hf_unlearn.metrics.columns import PROBABILITIES, TEXT, mean_by_split, metric_info
 
 
 _DESCRIPTION = "Share of images of each split that the unlearned and the retrained model put into different classes."

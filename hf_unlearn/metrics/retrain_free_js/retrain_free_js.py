@@ -4,7 +4,7 @@ import evaluate
 import numpy as np
 
 from hf_unlearn.errors import InputError
-from hf_unlearn.metrics.checks import NUMBER, PROBABILITIES, TEXT, by_split, metric_info
+from hf_unlearn.metrics.columns import NUMBER, PROBABILITIES, TEXT, by_split, metric_info
 from hf_unlearn.metrics.js_divergence.js_divergence import js_divergence
 
 
