@@ -1,5 +1,13 @@
-"""What the metrics share: their columns and the checks of them. An error names the split that it was found in."""
+"""
+The columns of the metrics: their types and meanings, and the checks before they are cut by split.
 
+`evaluate.load` copies the single file of a metric into a cache, imports the copy and takes the first metric class in it.
+A metric therefore imports this module by its full name: beside the copy there is no `..columns`. And what is shared here
+are functions and constants: a shared base class, imported by a metric, would be taken for the metric.
+"""
+
+import inspect
+import textwrap
 from collections.abc import Callable
 
 import datasets
@@ -9,22 +17,59 @@ import numpy as np
 from hf_unlearn.errors import InputError
 
 
-# The kinds of columns.
-PROBABILITIES = datasets.Sequence(datasets.Value("float64"))
-NUMBER = datasets.Value("int64")
-TEXT = datasets.Value("string")
+# The types of columns, as documentation gives them, and how `evaluate` stores each.
+ROWS = "list[list[float]]"
+NUMBERS = "list[int]"
+TEXTS = "list[str]"
+FEATURES = {
+    ROWS: datasets.Sequence(datasets.Value("float64")),
+    NUMBERS: datasets.Value("int64"),
+    TEXTS: datasets.Value("string"),
+}
 
-# Rows computed in half precision are off by about 5e-4; logits or percentages are off by far more.
+# The columns that several metrics have: type and meaning.
+UNLEARNED = (ROWS, "one row of probabilities per image, of the unlearned model.")
+RETRAINED = (ROWS, "the retrained model's row for the same image.")
+OTHER_MODEL = (ROWS, "the retrained (or any other) model's row for the same image.")
+LABELS = (NUMBERS, "the label of each image.")
+SPLITS = (TEXTS, '"retain", "test" or "forget" per image.')
+ALL_SPLITS = (TEXTS, '"retain", "test" or "forget" per image; all three must occur.')
+
+# The splits of a metric that needs all three.
+SPLIT_NAMES = ("forget", "retain", "test")
+
+# How far from 1 the sum of a row of probabilities may be. In half precision it is off by about 5e-4; the sum of logits or
+# percentages is off by far more.
 SUM_TOLERANCE = 1e-3
 
 
-def metric_info(description: str, citation: str, inputs_description: str, **columns) -> evaluate.MetricInfo:
-    """What `evaluate` asks of a metric; `columns` gives the kind of each."""
+def metric_info(
+    metric: evaluate.Metric, citation: str, returns: str, **columns: tuple[str, str]
+) -> evaluate.MetricInfo:
+    """
+    What the method `_info` of a metric returns.
+
+    Args:
+        metric (`evaluate.Metric`):
+            The metric. The docstring of its class becomes its description.
+        citation (`str`):
+            The papers that define it, in BibTeX.
+        returns (`str`):
+            The names of the results and their ranges.
+        columns (`tuple[str, str]`):
+            By name, the type and the meaning of each column: a constant of this module, or a pair that the metric
+            writes out because no other metric has this column.
+    """
+    arguments = [
+        textwrap.fill(f"{name} (`{kind}`): {meaning}", 119, initial_indent=" " * 4, subsequent_indent=" " * 8)
+        for name, (kind, meaning) in columns.items()
+    ]
+    returns = textwrap.fill(f"`dict[str, float]`: {returns}", 119, initial_indent=" " * 4, subsequent_indent=" " * 4)
     return evaluate.MetricInfo(
-        description=description,
+        description=" ".join(inspect.getdoc(type(metric)).split()),
         citation=citation,
-        inputs_description=inputs_description,
-        features=datasets.Features(columns),
+        inputs_description="\n".join(["", "Args:", *arguments, "", "Returns:", returns, ""]),
+        features=datasets.Features({name: FEATURES[kind] for name, (kind, _) in columns.items()}),
     )
 
 
@@ -32,11 +77,20 @@ def mean_by_split(
     metric: str, measure: Callable[[np.ndarray, np.ndarray], np.ndarray | float], predictions, references, splits
 ) -> dict[str, float]:
     """
-    A comparison of two models on each split, under `<metric>_<split>`, and on the split "forget", under `<metric>`.
+    Compares two models image by image and takes the mean over each split.
 
     Args:
+        metric (`str`):
+            Name of the metric.
         measure (`Callable`):
-            From the rows of both models to one value per image, or to one value.
+            Takes the rows of both models for the images of one split. Returns a value per image, or their mean.
+        predictions, references (`list[list[float]]`):
+            One row of probabilities per image, of the one and of the other model.
+        splits (`list[str]`):
+            The split of each image.
+
+    Returns:
+        `dict[str, float]`: `<metric>_<split>` for each split, and `<metric>`, which is that of the split "forget".
     """
     parts = by_split(metric, splits, rows={"predictions": predictions, "references": references})
     values = {split: float(np.mean(measure(**part))) for split, part in parts.items()}
@@ -53,23 +107,23 @@ def by_split(
     probabilities: bool = True,
 ) -> dict[str, dict[str, np.ndarray]]:
     """
-    The columns of a metric, checked and cut by split.
+    Checks the columns of a metric and cuts them by split. An error names the column and the split at fault.
 
     Args:
         metric (`str`):
-            Name of the metric, for the messages.
+            Name of the metric, for error messages.
         splits (`list[str]`):
             The split of each image.
         rows (`dict[str, list[list[float]]]`):
-            By column, a row of numbers per image. All rows have the same length.
+            By column, a row of numbers per image. All rows must have the same length.
         labels (`dict[str, list[int]]`, *optional*):
-            By column, the label of each image.
+            By column, the label of each image: the number of a class, from 0 up to the length of the rows minus 1.
         others (`dict[str, list]`, *optional*):
-            By column, a value of each image that is cut by split but not checked.
+            By column, a value of each image that is cut by split without a check.
         required (`tuple[str, ...]`, *optional*, defaults to `("forget",)`):
-            Splits that the metric cannot do without.
+            Splits that must have at least one image.
         probabilities (`bool`, *optional*, defaults to `True`):
-            Whether rows must be probabilities. They are divided by their sums, which rounding leaves off 1.
+            Whether rows must be probabilities. If so, each is divided by its sum, which rounding may have moved off 1.
 
     Returns:
         `dict[str, dict[str, np.ndarray]]`: by split and column, float64 of shape `(n, K)` or int64 of shape `(n,)`.

@@ -3,12 +3,8 @@
 import evaluate
 import numpy as np
 
-from hf_unlearn.metrics.columns import PROBABILITIES, TEXT, mean_by_split, metric_info
+from hf_unlearn.metrics.columns import OTHER_MODEL, SPLITS, UNLEARNED, mean_by_split, metric_info
 
-
-_DESCRIPTION = (
-    "Mean Euclidean distance between the probabilities of the unlearned and the retrained model on each split."
-)
 
 _CITATION = """
 @inproceedings{golatkar2021mixed,
@@ -26,15 +22,10 @@ _CITATION = """
 }
 """
 
-_KWARGS_DESCRIPTION = """
-Args:
-    predictions (`list[list[float]]`): one row of probabilities per image, of the unlearned model.
-    references (`list[list[float]]`): the retrained (or any other) model's row for the same image.
-    splits (`list[str]`): "retain", "test" or "forget" per image.
-
-Returns:
-    `dict[str, float]`: `activation_distance`, the mean over the split "forget", and `activation_distance_<split>` for each split, between 0 and √2.
-"""
+_RETURNS = (
+    '`activation_distance`, the mean over the split "forget", and `activation_distance_<split>` for each split, '
+    "between 0 and √2."
+)
 
 
 def activation_distance(predictions: np.ndarray, references: np.ndarray) -> np.ndarray:
@@ -51,15 +42,10 @@ def activation_distance(predictions: np.ndarray, references: np.ndarray) -> np.n
 
 
 class ActivationDistance(evaluate.Metric):
+    """Mean Euclidean distance between the probabilities of the unlearned and the retrained model on each split."""
+
     def _info(self):
-        return metric_info(
-            _DESCRIPTION,
-            _CITATION,
-            _KWARGS_DESCRIPTION,
-            predictions=PROBABILITIES,
-            references=PROBABILITIES,
-            splits=TEXT,
-        )
+        return metric_info(self, _CITATION, _RETURNS, predictions=UNLEARNED, references=OTHER_MODEL, splits=SPLITS)
 
     def _compute(self, predictions, references, splits):
         return mean_by_split("activation_distance", activation_distance, predictions, references, splits)

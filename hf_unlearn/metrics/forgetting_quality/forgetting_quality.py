@@ -4,14 +4,9 @@ import evaluate
 import numpy as np
 
 from hf_unlearn.errors import InputError
-from hf_unlearn.metrics.columns import NUMBER, PROBABILITIES, TEXT, by_split, metric_info
+from hf_unlearn.metrics.columns import LABELS, NUMBERS, ROWS, TEXTS, by_split, metric_info
 from hf_unlearn.metrics.unlearning_accuracy.unlearning_accuracy import accuracy
 
-
-_DESCRIPTION = (
-    "Forgetting quality of the NeurIPS 2023 machine unlearning challenge over a set of unlearned and a set of retrained "
-    "models, and its final score, which adds what was kept of the accuracy."
-)
 
 _CITATION = """
 @article{triantafillou2024are,
@@ -22,20 +17,10 @@ _CITATION = """
 }
 """
 
-_KWARGS_DESCRIPTION = """
-Args:
-    predictions (`list[list[float]]`): one row of probabilities per image and unlearned model.
-    references (`list[list[float]]`): the row of a retrained model for the same image; each unlearned model is paired
-        with one retrained model, in any way.
-    labels (`list[int]`): the label of each image.
-    models (`list[int]`): number of the pair of models. Within each split, every pair has the same images in the same
-        order.
-    splits (`list[str]`): "retain", "test" or "forget" per row.
-
-Returns:
-    `dict[str, float]`: `forgetting_quality`, between 0 and 1; if the splits "retain" and "test" are there too,
-    `forgetting_quality_score`, the challenge's final score.
-"""
+_RETURNS = (
+    '`forgetting_quality`, between 0 and 1; if the splits "retain" and "test" are there too, '
+    "`forgetting_quality_score`, the challenge's final score."
+)
 
 
 # Constants of the challenge.
@@ -164,31 +149,36 @@ def by_model(models: np.ndarray, **columns: np.ndarray) -> dict[str, np.ndarray]
 
 
 class ForgettingQuality(evaluate.Metric):
+    """
+    Forgetting quality of the NeurIPS 2023 machine unlearning challenge over a set of unlearned and a set of retrained
+    models, and its final score, which adds what was kept of the accuracy.
+    """
+
     def _info(self):
         return metric_info(
-            _DESCRIPTION,
+            self,
             _CITATION,
-            _KWARGS_DESCRIPTION,
-            predictions=PROBABILITIES,
-            references=PROBABILITIES,
-            labels=NUMBER,
-            models=NUMBER,
-            splits=TEXT,
+            _RETURNS,
+            predictions=(ROWS, "one row of probabilities per image and unlearned model."),
+            references=(
+                ROWS,
+                "the row of a retrained model for the same image; each unlearned model is paired with one retrained "
+                "model, in any way.",
+            ),
+            labels=LABELS,
+            models=(
+                NUMBERS,
+                "number of the pair of models. Within each split, every pair has the same images in the same order.",
+            ),
+            splits=(TEXTS, '"retain", "test" or "forget" per row.'),
         )
 
     def _compute(self, predictions, references, labels, models, splits):
-        parts = by_split(
-            "forgetting_quality",
-            splits,
-            rows={"predictions": predictions, "references": references},
-            labels={"labels": labels},
-            others={"models": models},
-        )
+        rows = {"predictions": predictions, "references": references}
+        parts = by_split("forgetting_quality", splits, rows, labels={"labels": labels}, others={"models": models})
         forget = by_model(**parts["forget"])
         unlearned, retrained = (
-            np.stack(
-                [logit_confidence(rows, labels) for rows, labels in zip(forget[model], forget["labels"], strict=True)]
-            )
+            np.stack([logit_confidence(p, y) for p, y in zip(forget[model], forget["labels"], strict=True)])
             for model in ("predictions", "references")
         )
         results = {"forgetting_quality": forgetting_quality(unlearned, retrained)}

@@ -3,10 +3,8 @@
 import evaluate
 import numpy as np
 
-from hf_unlearn.metrics.columns import PROBABILITIES, TEXT, mean_by_split, metric_info
+from hf_unlearn.metrics.columns import OTHER_MODEL, SPLITS, UNLEARNED, mean_by_split, metric_info
 
-
-_DESCRIPTION = "Mean Jensen-Shannon divergence between the outputs of the unlearned and another model on each split."
 
 _CITATION = """
 @article{lin1991divergence,
@@ -17,15 +15,10 @@ _CITATION = """
 }
 """
 
-_KWARGS_DESCRIPTION = """
-Args:
-    predictions (`list[list[float]]`): one row of probabilities per image, of the unlearned model.
-    references (`list[list[float]]`): the retrained (or any other) model's row for the same image.
-    splits (`list[str]`): "retain", "test" or "forget" per image.
-
-Returns:
-    `dict[str, float]`: `js_divergence`, the mean over the split "forget", and `js_divergence_<split>` for each split, between 0 and ln 2 = 0.693.
-"""
+_RETURNS = (
+    '`js_divergence`, the mean over the split "forget", and `js_divergence_<split>` for each split, '
+    "between 0 and ln 2 = 0.693."
+)
 
 
 def js_divergence(predictions: np.ndarray, references: np.ndarray) -> np.ndarray:
@@ -49,15 +42,10 @@ def js_divergence(predictions: np.ndarray, references: np.ndarray) -> np.ndarray
 
 
 class JsDivergence(evaluate.Metric):
+    """Mean Jensen-Shannon divergence between the outputs of the unlearned and another model on each split."""
+
     def _info(self):
-        return metric_info(
-            _DESCRIPTION,
-            _CITATION,
-            _KWARGS_DESCRIPTION,
-            predictions=PROBABILITIES,
-            references=PROBABILITIES,
-            splits=TEXT,
-        )
+        return metric_info(self, _CITATION, _RETURNS, predictions=UNLEARNED, references=OTHER_MODEL, splits=SPLITS)
 
     def _compute(self, predictions, references, splits):
         return mean_by_split("js_divergence", js_divergence, predictions, references, splits)

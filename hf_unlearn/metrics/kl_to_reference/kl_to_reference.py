@@ -3,12 +3,8 @@
 import evaluate
 import numpy as np
 
-from hf_unlearn.metrics.columns import PROBABILITIES, TEXT, mean_by_split, metric_info
+from hf_unlearn.metrics.columns import OTHER_MODEL, SPLITS, UNLEARNED, mean_by_split, metric_info
 
-
-_DESCRIPTION = (
-    "Mean Kullback-Leibler divergence KL(reference‖unlearned) between the outputs of two models on each split."
-)
 
 _CITATION = """
 @article{kullback1951information,
@@ -19,15 +15,9 @@ _CITATION = """
 }
 """
 
-_KWARGS_DESCRIPTION = """
-Args:
-    predictions (`list[list[float]]`): one row of probabilities per image, of the unlearned model.
-    references (`list[list[float]]`): the reference (usually the retrained) model's row for the same image.
-    splits (`list[str]`): "retain", "test" or "forget" per image.
-
-Returns:
-    `dict[str, float]`: `kl_to_reference`, the mean over the split "forget", and `kl_to_reference_<split>` for each split, at least 0.
-"""
+_RETURNS = (
+    '`kl_to_reference`, the mean over the split "forget", and `kl_to_reference_<split>` for each split, at least 0.'
+)
 
 
 def kl_to_reference(predictions: np.ndarray, references: np.ndarray) -> np.ndarray:
@@ -50,15 +40,10 @@ def kl_to_reference(predictions: np.ndarray, references: np.ndarray) -> np.ndarr
 
 
 class KlToReference(evaluate.Metric):
+    """Mean Kullback-Leibler divergence KL(reference‖unlearned) between the outputs of two models on each split."""
+
     def _info(self):
-        return metric_info(
-            _DESCRIPTION,
-            _CITATION,
-            _KWARGS_DESCRIPTION,
-            predictions=PROBABILITIES,
-            references=PROBABILITIES,
-            splits=TEXT,
-        )
+        return metric_info(self, _CITATION, _RETURNS, predictions=UNLEARNED, references=OTHER_MODEL, splits=SPLITS)
 
     def _compute(self, predictions, references, splits):
         return mean_by_split("kl_to_reference", kl_to_reference, predictions, references, splits)

@@ -3,13 +3,8 @@
 import evaluate
 import numpy as np
 
-from hf_unlearn.metrics.columns import NUMBER, PROBABILITIES, TEXT, by_split, metric_info
+from hf_unlearn.metrics.columns import LABELS, ROWS, SPLIT_NAMES, TEXTS, by_split, metric_info
 
-
-_DESCRIPTION = (
-    "Share of forget images that the JiT paper's attack on the output's entropy takes for training images, and how well "
-    "entropy, loss, confidence and modified entropy tell forget images from unseen ones."
-)
 
 _CITATION = """
 @article{foster2025jit,
@@ -26,19 +21,13 @@ _CITATION = """
 }
 """
 
-_KWARGS_DESCRIPTION = """
-Args:
-    predictions (`list[list[float]]`): one row of probabilities per image.
-    references (`list[int]`): the label of each image.
-    splits (`list[str]`): "retain" (training images, the members), "test" (non-members) or "forget" per image.
-
-Returns:
-    `dict[str, float]`: `membership_inference`, the paper's number, between 0 and 1: the goal is the value of a model
-    retrained without the forget images, not 0. For each statistic (`entropy`, `loss`, `confidence`,
-    `modified_entropy`), how well it tells forget images (members) from test images (non-members):
-    `<statistic>_attack_auc`, `<statistic>_attack_tpr_at_1_percent_fpr`, `<statistic>_attack_tpr_at_0.1_percent_fpr`,
-    and, from two images of each split on, `<statistic>_attack_accuracy` and `<statistic>_attack_balanced_accuracy`.
-"""
+_RETURNS = (
+    "`membership_inference`, the JiT paper's number, between 0 and 1: the goal is the value of a model retrained "
+    "without the forget images, not 0. For each statistic (`entropy`, `loss`, `confidence`, `modified_entropy`), how well it "
+    "tells forget images (members) from test images (non-members): `<statistic>_attack_auc`, "
+    "`<statistic>_attack_tpr_at_1_percent_fpr`, `<statistic>_attack_tpr_at_0.1_percent_fpr`, and, from two images of "
+    "each split on, `<statistic>_attack_accuracy` and `<statistic>_attack_balanced_accuracy`."
+)
 
 # Stands for a probability of 0 inside a logarithm, as in the code of Song and Mittal.
 SMALLEST = 1e-30
@@ -213,20 +202,25 @@ def attack(members: np.ndarray, others: np.ndarray) -> dict[str, float]:
 
 
 class MembershipInference(evaluate.Metric):
+    """
+    Share of forget images that the JiT paper's attack on the output's entropy takes for training images, and how well
+    entropy, loss, confidence and modified entropy tell forget images from unseen ones.
+    """
+
     def _info(self):
         return metric_info(
-            _DESCRIPTION, _CITATION, _KWARGS_DESCRIPTION, predictions=PROBABILITIES, references=NUMBER, splits=TEXT
+            self,
+            _CITATION,
+            _RETURNS,
+            predictions=(ROWS, "one row of probabilities per image."),
+            references=LABELS,
+            splits=(TEXTS, '"retain" (training images, the members), "test" (non-members) or "forget" per image.'),
         )
 
     def _compute(self, predictions, references, splits):
-        parts = by_split(
-            "membership_inference",
-            splits,
-            rows={"predictions": predictions},
-            labels={"references": references},
-            required=("retain", "test", "forget"),
-        )
-        entropies = {split: entropy(parts[split]["predictions"]) for split in ("retain", "test", "forget")}
+        rows, labels = {"predictions": predictions}, {"references": references}
+        parts = by_split("membership_inference", splits, rows, labels, required=SPLIT_NAMES)
+        entropies = {split: entropy(parts[split]["predictions"]) for split in SPLIT_NAMES}
         results = {"membership_inference": entropy_attack(**entropies)}
 
         members, others = (

@@ -3,10 +3,8 @@
 import evaluate
 import numpy as np
 
-from hf_unlearn.metrics.columns import PROBABILITIES, TEXT, mean_by_split, metric_info
+from hf_unlearn.metrics.columns import OTHER_MODEL, SPLITS, UNLEARNED, mean_by_split, metric_info
 
-
-_DESCRIPTION = "Share of images of each split that the unlearned and the retrained model put into different classes."
 
 _CITATION = """
 @inproceedings{milanifard2016launch,
@@ -17,15 +15,10 @@ _CITATION = """
 }
 """
 
-_KWARGS_DESCRIPTION = """
-Args:
-    predictions (`list[list[float]]`): one row of probabilities per image, of the unlearned model.
-    references (`list[list[float]]`): the retrained (or any other) model's row for the same image.
-    splits (`list[str]`): "retain", "test" or "forget" per image.
-
-Returns:
-    `dict[str, float]`: `prediction_disagreement`, the mean over the split "forget", and `prediction_disagreement_<split>` for each split, between 0 and 1.
-"""
+_RETURNS = (
+    '`prediction_disagreement`, the mean over the split "forget", and `prediction_disagreement_<split>` for each '
+    "split, between 0 and 1."
+)
 
 
 def prediction_disagreement(predictions: np.ndarray, references: np.ndarray) -> float:
@@ -40,15 +33,10 @@ def prediction_disagreement(predictions: np.ndarray, references: np.ndarray) -> 
 
 
 class PredictionDisagreement(evaluate.Metric):
+    """Share of images of each split that the unlearned and the retrained model put into different classes."""
+
     def _info(self):
-        return metric_info(
-            _DESCRIPTION,
-            _CITATION,
-            _KWARGS_DESCRIPTION,
-            predictions=PROBABILITIES,
-            references=PROBABILITIES,
-            splits=TEXT,
-        )
+        return metric_info(self, _CITATION, _RETURNS, predictions=UNLEARNED, references=OTHER_MODEL, splits=SPLITS)
 
     def _compute(self, predictions, references, splits):
         return mean_by_split("prediction_disagreement", prediction_disagreement, predictions, references, splits)

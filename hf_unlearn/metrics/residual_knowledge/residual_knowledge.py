@@ -3,13 +3,8 @@
 import evaluate
 import numpy as np
 
-from hf_unlearn.metrics.columns import NUMBER, PROBABILITIES, TEXT, by_split, metric_info
+from hf_unlearn.metrics.columns import NUMBERS, ROWS, TEXTS, by_split, metric_info
 
-
-_DESCRIPTION = (
-    "Ratio of how often the unlearned and the retrained model recognize perturbed copies of the forget images, and the "
-    "share of forget images that the unlearned model recognizes more often."
-)
 
 _CITATION = """
 @inproceedings{hsu2025unseen,
@@ -20,20 +15,11 @@ _CITATION = """
 }
 """
 
-_KWARGS_DESCRIPTION = """
-Args:
-    predictions (`list[list[float]]`): one row of probabilities per perturbed copy of a forget image, of the unlearned
-        model.
-    references (`list[list[float]]`): the retrained model's row for the same copy.
-    labels (`list[int]`): the label of the image.
-    images (`list[int]`): number of the image that the row is a copy of.
-    splits (`list[str]`): "forget" for each row to be used.
-
-Returns:
-    `dict[str, float]`: `residual_knowledge`, the ratio over all copies (1 is ideal; infinity if only the unlearned
-    model recognizes any), `share_of_images_with_residual_knowledge`, `recognized_by_unlearned` and
-    `recognized_by_retrained`, between 0 and 1.
-"""
+_RETURNS = (
+    "`residual_knowledge`, the ratio over all copies (1 is ideal; infinity if only the unlearned model recognizes "
+    "any), `share_of_images_with_residual_knowledge`, `recognized_by_unlearned` and `recognized_by_retrained`, "
+    "between 0 and 1."
+)
 
 
 def residual_knowledge(unlearned: np.ndarray, retrained: np.ndarray) -> float:
@@ -66,26 +52,30 @@ def share_with_residual_knowledge(unlearned: np.ndarray, retrained: np.ndarray, 
 
 
 class ResidualKnowledge(evaluate.Metric):
+    """
+    Ratio of how often the unlearned and the retrained model recognize perturbed copies of the forget images, and the
+    share of forget images that the unlearned model recognizes more often.
+    """
+
     def _info(self):
         return metric_info(
-            _DESCRIPTION,
+            self,
             _CITATION,
-            _KWARGS_DESCRIPTION,
-            predictions=PROBABILITIES,
-            references=PROBABILITIES,
-            labels=NUMBER,
-            images=NUMBER,
-            splits=TEXT,
+            _RETURNS,
+            predictions=(
+                ROWS,
+                "one row of probabilities per perturbed copy of a forget image, of the unlearned model.",
+            ),
+            references=(ROWS, "the retrained model's row for the same copy."),
+            labels=(NUMBERS, "the label of the image."),
+            images=(NUMBERS, "number of the image that the row is a copy of."),
+            splits=(TEXTS, '"forget" for each row to be used.'),
         )
 
     def _compute(self, predictions, references, labels, images, splits):
-        forget = by_split(
-            "residual_knowledge",
-            splits,
-            rows={"predictions": predictions, "references": references},
-            labels={"labels": labels},
-            others={"images": images},
-        )["forget"]
+        rows = {"predictions": predictions, "references": references}
+        parts = by_split("residual_knowledge", splits, rows, labels={"labels": labels}, others={"images": images})
+        forget = parts["forget"]
         unlearned, retrained = (
             np.argmax(forget[model], axis=1) == forget["labels"] for model in ("predictions", "references")
         )

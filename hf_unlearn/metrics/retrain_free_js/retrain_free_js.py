@@ -4,14 +4,9 @@ import evaluate
 import numpy as np
 
 from hf_unlearn.errors import InputError
-from hf_unlearn.metrics.columns import NUMBER, PROBABILITIES, TEXT, by_split, metric_info
+from hf_unlearn.metrics.columns import LABELS, ROWS, SPLITS, by_split, metric_info
 from hf_unlearn.metrics.js_divergence.js_divergence import js_divergence
 
-
-_DESCRIPTION = (
-    "Retrain-free JS divergence (RF-JSD) between the unlearned model's mean output per class of the forget images and the "
-    "original model's on test images."
-)
 
 _CITATION = """
 @inproceedings{spartalis2025lotus,
@@ -22,16 +17,7 @@ _CITATION = """
 }
 """
 
-_KWARGS_DESCRIPTION = """
-Args:
-    predictions (`list[list[float]]`): one row of probabilities per image: the unlearned model's for images of the split
-        "forget", the original model's for images of the split "test". Other splits are not used.
-    references (`list[int]`): the label of each image.
-    splits (`list[str]`): "retain", "test" or "forget" per image.
-
-Returns:
-    `dict[str, float]`: `retrain_free_js`, between 0 and ln 2 = 0.693.
-"""
+_RETURNS = "`retrain_free_js`, between 0 and ln 2 = 0.693."
 
 
 def retrain_free_js(
@@ -61,19 +47,22 @@ def retrain_free_js(
 
 
 class RetrainFreeJs(evaluate.Metric):
+    """
+    Retrain-free JS divergence (RF-JSD) between the unlearned model's mean output per class of the forget images and
+    the original model's on test images.
+    """
+
     def _info(self):
-        return metric_info(
-            _DESCRIPTION, _CITATION, _KWARGS_DESCRIPTION, predictions=PROBABILITIES, references=NUMBER, splits=TEXT
+        rows = (
+            ROWS,
+            'one row of probabilities per image: of the unlearned model in the split "forget", of the original model in '
+            'the split "test". Other splits are not used.',
         )
+        return metric_info(self, _CITATION, _RETURNS, predictions=rows, references=LABELS, splits=SPLITS)
 
     def _compute(self, predictions, references, splits):
-        parts = by_split(
-            "retrain_free_js",
-            splits,
-            rows={"predictions": predictions},
-            labels={"references": references},
-            required=("forget", "test"),
-        )
+        rows, labels = {"predictions": predictions}, {"references": references}
+        parts = by_split("retrain_free_js", splits, rows, labels, required=("forget", "test"))
         forget, test = parts["forget"], parts["test"]
         value = retrain_free_js(forget["predictions"], forget["references"], test["predictions"], test["references"])
         return {"retrain_free_js": value}

@@ -3,13 +3,9 @@
 import evaluate
 import numpy as np
 
-from hf_unlearn.metrics.columns import NUMBER, PROBABILITIES, TEXT, by_split, metric_info
+from hf_unlearn.metrics.columns import ALL_SPLITS, LABELS, RETRAINED, SPLIT_NAMES, UNLEARNED, by_split, metric_info
 from hf_unlearn.metrics.unlearning_accuracy.unlearning_accuracy import accuracy
 
-
-_DESCRIPTION = (
-    "Tug of war (ToW): product over forget, retain and test of 1 minus the gap in accuracy to a retrained model."
-)
 
 _CITATION = """
 @inproceedings{zhao2024what,
@@ -20,16 +16,7 @@ _CITATION = """
 }
 """
 
-_KWARGS_DESCRIPTION = """
-Args:
-    predictions (`list[list[float]]`): one row of probabilities per image, of the unlearned model.
-    references (`list[list[float]]`): the retrained model's row for the same image.
-    labels (`list[int]`): the label of each image.
-    splits (`list[str]`): "retain", "test" or "forget" per image; all three must occur.
-
-Returns:
-    `dict[str, float]`: `tug_of_war`, between 0 and 1.
-"""
+_RETURNS = "`tug_of_war`, between 0 and 1."
 
 
 def tug_of_war(unlearned: dict[str, float], retrained: dict[str, float]) -> float:
@@ -37,34 +24,24 @@ def tug_of_war(unlearned: dict[str, float], retrained: dict[str, float]) -> floa
     ToW = Π_s (1 − |acc_u(s) − acc_r(s)|) over the splits s (Zhao et al., arXiv 2406.01257).
 
     Args:
-        unlearned, retrained (`dict[str, float]`): accuracies of both models on the same splits, between 0 and 1.
+        unlearned, retrained (`dict[str, float]`): by split, the accuracy of either model, between 0 and 1.
     """
     return float(np.prod([1 - abs(unlearned[split] - retrained[split]) for split in unlearned]))
 
 
 class TugOfWar(evaluate.Metric):
+    """Tug of war (ToW): product over forget, retain and test of 1 minus the gap in accuracy to a retrained model."""
+
     def _info(self):
         return metric_info(
-            _DESCRIPTION,
-            _CITATION,
-            _KWARGS_DESCRIPTION,
-            predictions=PROBABILITIES,
-            references=PROBABILITIES,
-            labels=NUMBER,
-            splits=TEXT,
+            self, _CITATION, _RETURNS, predictions=UNLEARNED, references=RETRAINED, labels=LABELS, splits=ALL_SPLITS
         )
 
     def _compute(self, predictions, references, labels, splits):
-        used = ("forget", "retain", "test")
-        parts = by_split(
-            "tug_of_war",
-            splits,
-            rows={"predictions": predictions, "references": references},
-            labels={"labels": labels},
-            required=used,
-        )
+        rows = {"predictions": predictions, "references": references}
+        parts = by_split("tug_of_war", splits, rows, labels={"labels": labels}, required=SPLIT_NAMES)
         unlearned, retrained = (
-            {split: accuracy(parts[split][model], parts[split]["labels"]) for split in used}
+            {split: accuracy(parts[split][model], parts[split]["labels"]) for split in SPLIT_NAMES}
             for model in ("predictions", "references")
         )
         return {"tug_of_war": tug_of_war(unlearned, retrained)}

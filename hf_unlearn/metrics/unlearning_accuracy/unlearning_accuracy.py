@@ -3,24 +3,13 @@
 import evaluate
 import numpy as np
 
-from hf_unlearn.metrics.columns import NUMBER, PROBABILITIES, TEXT, by_split, metric_info
+from hf_unlearn.metrics.columns import LABELS, ROWS, TEXTS, by_split, metric_info
 
 
-_DESCRIPTION = (
-    "Accuracy on each of the splits of an unlearning run (forget, retain, test) and on each of their classes."
+_RETURNS = (
+    '`unlearning_accuracy`, the accuracy on the split "forget" (or, without one, on all images), `accuracy_<split>` '
+    "for each split and `accuracy_<split>_class_<label>` for each class that occurs in it, all between 0 and 1."
 )
-
-_KWARGS_DESCRIPTION = """
-Args:
-    predictions (`list[list[float]]`): one row of probabilities (or logits) per image.
-    references (`list[int]`): the label of each image.
-    splits (`list[str]`): the split of each image, for example "forget", "retain" or "test".
-
-Returns:
-    `dict[str, float]`: `unlearning_accuracy`, the accuracy on the split "forget" (or, without one, on all images),
-    `accuracy_<split>` for each split and `accuracy_<split>_class_<label>` for each class that occurs in it, all
-    between 0 and 1.
-"""
 
 
 def accuracy(predictions: np.ndarray, references: np.ndarray) -> float:
@@ -44,20 +33,21 @@ def class_accuracy(predictions: np.ndarray, references: np.ndarray) -> dict[int,
 
 
 class UnlearningAccuracy(evaluate.Metric):
+    """Accuracy on each of the splits of an unlearning run (forget, retain, test) and on each of their classes."""
+
     def _info(self):
         return metric_info(
-            _DESCRIPTION, "", _KWARGS_DESCRIPTION, predictions=PROBABILITIES, references=NUMBER, splits=TEXT
+            self,
+            "",
+            _RETURNS,
+            predictions=(ROWS, "one row of probabilities (or logits) per image."),
+            references=LABELS,
+            splits=(TEXTS, 'the split of each image, for example "forget", "retain" or "test".'),
         )
 
     def _compute(self, predictions, references, splits):
-        parts = by_split(
-            "unlearning_accuracy",
-            splits,
-            rows={"predictions": predictions},
-            labels={"references": references},
-            required=(),
-            probabilities=False,
-        )
+        rows, labels = {"predictions": predictions}, {"references": references}
+        parts = by_split("unlearning_accuracy", splits, rows, labels, required=(), probabilities=False)
         by_class = {
             f"accuracy_{split}_class_{label}": value
             for split, part in parts.items()

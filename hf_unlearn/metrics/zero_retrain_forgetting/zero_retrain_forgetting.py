@@ -3,13 +3,9 @@
 import evaluate
 import numpy as np
 
-from hf_unlearn.metrics.columns import PROBABILITIES, TEXT, mean_by_split, metric_info
+from hf_unlearn.metrics.columns import ROWS, SPLITS, UNLEARNED, mean_by_split, metric_info
 from hf_unlearn.metrics.js_divergence.js_divergence import js_divergence
 
-
-_DESCRIPTION = (
-    "Zero retrain forgetting (ZRF): 1 minus the mean JS divergence, in bits, to a randomly initialized model."
-)
 
 _CITATION = """
 @inproceedings{chundawat2023bad,
@@ -20,16 +16,10 @@ _CITATION = """
 }
 """
 
-_KWARGS_DESCRIPTION = """
-Args:
-    predictions (`list[list[float]]`): one row of probabilities per image, of the unlearned model.
-    references (`list[list[float]]`): the randomly initialized model's row for the same image.
-    splits (`list[str]`): "retain", "test" or "forget" per image.
-
-Returns:
-    `dict[str, float]`: `zero_retrain_forgetting`, the mean over the split "forget", and `zero_retrain_forgetting_<split>` for each split, between 0 and 1.
-    Compare with the value of a retrained model.
-"""
+_RETURNS = (
+    '`zero_retrain_forgetting`, the mean over the split "forget", and `zero_retrain_forgetting_<split>` for each '
+    "split, between 0 and 1. Compare with the value of a retrained model."
+)
 
 
 def zero_retrain_forgetting(predictions: np.ndarray, references: np.ndarray) -> float:
@@ -48,14 +38,16 @@ def zero_retrain_forgetting(predictions: np.ndarray, references: np.ndarray) -> 
 
 
 class ZeroRetrainForgetting(evaluate.Metric):
+    """Zero retrain forgetting (ZRF): 1 minus the mean JS divergence, in bits, to a randomly initialized model."""
+
     def _info(self):
         return metric_info(
-            _DESCRIPTION,
+            self,
             _CITATION,
-            _KWARGS_DESCRIPTION,
-            predictions=PROBABILITIES,
-            references=PROBABILITIES,
-            splits=TEXT,
+            _RETURNS,
+            predictions=UNLEARNED,
+            references=(ROWS, "the randomly initialized model's row for the same image."),
+            splits=SPLITS,
         )
 
     def _compute(self, predictions, references, splits):
