@@ -23,7 +23,8 @@ _RETURNS = (
 )
 
 
-# Constants of the challenge.
+# Constants of the challenge: δ and the largest value of ε; the grid of thresholds, 0.01 apart, and how far around the
+# narrower set it looks for intervals; the step in ε with which the points of an image halve.
 DELTA = 1e-5
 EPSILON_CAP = 50
 THRESHOLDS_PER_UNIT = 100
@@ -33,8 +34,8 @@ BUCKET = 0.5
 
 def logit_confidence(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """
-    φ = ln p_y − ln Σ_{k≠y} p_k of each row (Carlini et al., arXiv 2112.03570), each logarithm of its argument + 1e-45,
-    as in the challenge.
+    φ = ln p_y − ln Σ_{k≠y} p_k of each row (Carlini et al., arXiv 2112.03570). As in the challenge, both logarithms add
+    1e-45 to their argument, so that they are finite.
 
     Args:
         probabilities (`np.ndarray` of shape `(n, K)`): rows that sum to 1.
@@ -46,14 +47,20 @@ def logit_confidence(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarra
 
 def image_epsilon(unlearned: np.ndarray, retrained: np.ndarray) -> float:
     """
-    Largest ε_t = max{ln(1 − δ − FPR) − ln FNR, ln(1 − δ − FNR) − ln FPR, 0}, δ = 1e-5, over decision rules t that tell
-    unlearned from retrained models by their outputs on one image: one threshold (positive: the set with the larger
-    median) or an interval (positive: the set with the smaller range), both on the challenge's grid of 0.01. A rule with
-    FPR = FNR = 0 gives the cap of 50; a rule with only one of them 0 is left out, as a sign of too few models; a set
-    with less than a hundredth of the other's range gives the cap.
+    How well unlearned and retrained models can be told apart by their outputs on one image: the largest ε of any rule.
+
+    A rule calls positive what lies above a threshold or inside an interval. Above a threshold it looks for the set with
+    the larger median, inside an interval for the set with the smaller range. Thresholds and the ends of intervals lie on
+    the challenge's grid, 0.01 apart. From the rule's false positive rate FPR and false negative rate FNR follows
+    ε = max{ln(1 − δ − FPR) − ln FNR, ln(1 − δ − FNR) − ln FPR, 0} with δ = 1e-5. A rule without an error gives the
+    largest value, 50. A rule with only one of the rates at 0 is left out, as a sign of too few models. If one set has
+    less than a hundredth of the other's range, ε is 50 too.
 
     Args:
         unlearned, retrained (`np.ndarray` of shape `(N,)`): [`logit_confidence`] of the image under each model.
+
+    Returns:
+        `float`: between 0 and 50.
     """
     unlearned, retrained = np.sort(unlearned), np.sort(retrained)
     ranges = np.ptp(unlearned), np.ptp(retrained)
@@ -69,23 +76,25 @@ def image_epsilon(unlearned: np.ndarray, retrained: np.ndarray) -> float:
     thresholds = np.linspace(values.min(), values.max(), int(np.ceil(np.ptp(values) * THRESHOLDS_PER_UNIT)))
     rules = [_error_rates(positive, negative, thresholds, np.full_like(thresholds, np.inf))]
 
-    # Of two equal ranges the challenge takes the set with the smaller median.
+    # If both ranges are equal, the challenge looks for the set with the smaller median.
     narrow, wide = (positive, negative) if np.ptp(positive) < np.ptp(negative) else (negative, positive)
-    # 4 units of right ends, and as many of left ends about the width of the narrow set away from each.
+    # Right ends lie up to 2 to either side of the largest value of the narrow set. Intervals are as wide as that set, or
+    # up to 2 wider or narrower.
     steps = np.linspace(-BUFFER, BUFFER, int(np.ceil(2 * BUFFER * THRESHOLDS_PER_UNIT)))
     right = narrow[-1] + steps
     rules += [_error_rates(narrow, wide, right - np.ptp(narrow) + step, right) for step in steps]
 
     epsilon = _largest_epsilon(*np.concatenate(rules, axis=1))
     if epsilon is None:
-        # All values lie between two points of the grid: the challenge's code fails here, thresholds at the values do not.
+        # No rule is left, for example because all values lie between two points of the grid. The challenge's code fails
+        # here; this one takes the values themselves as thresholds.
         epsilon = _largest_epsilon(*_error_rates(positive, negative, values, np.full_like(values, np.inf)))
-    # Still none: the sets touch in one value and are apart otherwise.
+    # Still none is left: one value is in both sets, and apart from it one set lies above the other.
     return float(EPSILON_CAP) if epsilon is None else epsilon
 
 
 def _error_rates(positive: np.ndarray, negative: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """False positive and false negative rate of each rule "positive from left to right"; the values are sorted."""
+    """False positive and false negative rate of each rule "positive from `left` to `right`". Both sets are sorted."""
     inside = [
         (np.searchsorted(values, right, side="right") - np.searchsorted(values, left, side="left")).clip(0)
         for values in (positive, negative)
@@ -101,7 +110,7 @@ def _largest_epsilon(fpr: np.ndarray, fnr: np.ndarray) -> float | None:
     if not both.any():
         return None
     fpr, fnr = fpr[both], fnr[both]
-    # 1 − δ − FPR is negative at FPR = 1: such a bound says nothing.
+    # At a rate of 1, the argument 1 − δ − 1 is negative. The logarithm of a tiny number puts such a bound far below 0.
     smallest = np.finfo(np.float64).tiny
     bounds = [np.log(np.maximum(1 - DELTA - one, smallest)) - np.log(other) for one, other in ((fpr, fnr), (fnr, fpr))]
     return float(np.clip(np.max(bounds), 0, EPSILON_CAP))
@@ -126,11 +135,11 @@ def forgetting_quality(unlearned: np.ndarray, retrained: np.ndarray) -> float:
 
 def by_model(models: np.ndarray, **columns: np.ndarray) -> dict[str, np.ndarray]:
     """
-    Columns of shape `(N · n, ...)` as `(N, n, ...)`, N the number of different values in `models`.
+    Gathers the rows of each of N pairs of models: columns of shape `(N · n, ...)` become `(N, n, ...)`.
 
     Args:
-        models (`np.ndarray` of shape `(N · n,)`): each value n times.
-        columns (`np.ndarray` of shape `(N · n, ...)`): one of them `labels`, the same for every model.
+        models (`np.ndarray` of shape `(N · n,)`): for each row, the number of its pair. Every pair has n rows.
+        columns (`np.ndarray` of shape `(N · n, ...)`): one of them is `labels`, which are the same for every pair.
     """
     numbers, counts = np.unique(models, return_counts=True)
     if len(numbers) < 3:
@@ -151,7 +160,7 @@ def by_model(models: np.ndarray, **columns: np.ndarray) -> dict[str, np.ndarray]
 class ForgettingQuality(evaluate.Metric):
     """
     Forgetting quality of the NeurIPS 2023 machine unlearning challenge over a set of unlearned and a set of retrained
-    models, and its final score, which adds what was kept of the accuracy.
+    models, and its final score, which also counts how much of the accuracy was kept.
     """
 
     def _info(self):
@@ -186,7 +195,7 @@ class ForgettingQuality(evaluate.Metric):
             score = results["forgetting_quality"]
             for split in ("retain", "test"):
                 part = parts[split]
-                # Over the rows of all models: the mean of their accuracies, since all see the same images.
+                # All models see the same images, so the accuracy over all rows is the mean of the models' accuracies.
                 expected = accuracy(part["references"], part["labels"])
                 if expected == 0:
                     raise InputError("references", f"the retrained models get no image of the split {split!r} right.")

@@ -34,7 +34,7 @@ def js_divergence(predictions: np.ndarray, references: np.ndarray) -> np.ndarray
     """
     divergence = np.zeros(len(predictions))
     for p in (predictions, references):
-        # p/m as 2p/(p + q): halving the smallest numbers first would lose them.
+        # p/m as 2p/(p + q): halving the smallest numbers first would round them to 0.
         ratio = np.divide(2 * p, predictions + references, out=np.ones_like(p, dtype=np.float64), where=p > 0)
         divergence += (p * np.log(ratio)).sum(axis=1) / 2
     # Rounding leaves values such as -1e-17.

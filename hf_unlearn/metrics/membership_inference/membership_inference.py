@@ -83,8 +83,9 @@ def modified_entropy(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarra
 
 def entropy_attack(retain: np.ndarray, test: np.ndarray, forget: np.ndarray) -> float:
     """
-    The paper's attack: a logistic regression with balanced classes learns to tell the entropies of retained training
-    images (members) from those of test images, and is asked about the forget images.
+    The attack of the JiT paper (Foster et al., arXiv 2402.01401): a logistic regression with balanced classes learns to
+    tell the entropies of retained training images (members) from those of test images, and is then asked about the
+    forget images.
 
     Args:
         retain, test, forget (`np.ndarray` of shape `(n,)`): entropies.
@@ -101,7 +102,7 @@ def entropy_attack(retain: np.ndarray, test: np.ndarray, forget: np.ndarray) -> 
 
 def area_under_curve(members: np.ndarray, others: np.ndarray) -> float:
     """
-    Area under the ROC curve: Pr[s(member) > s(other)] + ½ Pr[s(member) = s(other)].
+    Area under the ROC curve: Pr[s(member) > s(other)] + ½ Pr[s(member) = s(other)], s the score.
 
     Args:
         members, others (`np.ndarray` of shape `(n,)`): scores, larger for members.
@@ -114,14 +115,14 @@ def area_under_curve(members: np.ndarray, others: np.ndarray) -> float:
 
 def tpr_at_fpr(members: np.ndarray, others: np.ndarray, fpr: float) -> float:
     """
-    Largest share of members called so by a threshold that calls at most the share `fpr` of the others members
-    (Carlini et al., arXiv 2112.03570). With fewer than 1/`fpr` others that is none of them.
+    True positive rate at a false positive rate (Carlini et al., arXiv 2112.03570): the share of members above the lowest
+    threshold that has at most the share `fpr` of the others above it. With fewer than 1/`fpr` others, that is none.
 
     Args:
         members, others (`np.ndarray` of shape `(n,)`): scores, larger for members.
-        fpr (`float`): false positive rate.
+        fpr (`float`): largest false positive rate.
     """
-    # The small number undoes products such as 0.01 · 2900 = 28.999…
+    # Rounding can leave the product just below a whole number: 0.01 · 2900 = 28.999…
     allowed = int(fpr * len(others) + 1e-9)
     if allowed >= len(others):
         return 1.0
@@ -131,12 +132,13 @@ def tpr_at_fpr(members: np.ndarray, others: np.ndarray, fpr: float) -> float:
 
 def cross_validated_attack(members: np.ndarray, others: np.ndarray, num_folds: int = 10) -> tuple[float, float]:
     """
-    A logistic regression with balanced classes on one standardized number, each image judged by a regression that was
-    fitted without its fold. Folds are drawn from the sorted values, so the order of the images does not matter.
+    How often a logistic regression with balanced classes is right about who is a member, in cross-validation: each image
+    is judged by a regression that was fitted without the images of its fold. Folds are drawn from the sorted values, so
+    the order of the images does not matter.
 
     Args:
-        members, others (`np.ndarray` of shape `(n,)`): at least two values each.
-        num_folds (`int`, *optional*, defaults to 10): at most; never more than there are members or others.
+        members, others (`np.ndarray` of shape `(n,)`): scores, at least two each.
+        num_folds (`int`, *optional*, defaults to 10): number of folds; fewer if there are fewer members or others.
 
     Returns:
         `tuple[float, float]`: accuracy and balanced accuracy.
@@ -161,11 +163,12 @@ def cross_validated_attack(members: np.ndarray, others: np.ndarray, num_folds: i
 
 def scores(probabilities: np.ndarray, labels: np.ndarray | None) -> dict[str, np.ndarray]:
     """
-    The statistics of the attacks, each turned so that it is larger for members, who have the lower entropy and loss.
+    The statistics of the attacks as scores, which are larger for members. Members have the lower entropy and loss, so
+    these change their sign.
 
     Args:
         probabilities (`np.ndarray` of shape `(n, K)`): rows that sum to 1.
-        labels (`np.ndarray` of shape `(n,)` or `None`): labels. Without them the entropy is all that is known.
+        labels (`np.ndarray` of shape `(n,)` or `None`): labels. Only the entropy does without them.
 
     Returns:
         `dict[str, np.ndarray]`: by statistic, of shape `(n,)`.
@@ -185,7 +188,7 @@ def attack(members: np.ndarray, others: np.ndarray) -> dict[str, float]:
     How well one statistic tells members from others.
 
     Args:
-        members, others (`np.ndarray` of shape `(n,)`): [`scores`].
+        members, others (`np.ndarray` of shape `(n,)`): one of the [`scores`] of each image.
 
     Returns:
         `dict[str, float]`: `auc`, `tpr_at_1_percent_fpr`, `tpr_at_0.1_percent_fpr` and, from two members and two others

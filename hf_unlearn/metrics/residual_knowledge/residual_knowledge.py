@@ -24,11 +24,12 @@ _RETURNS = (
 
 def residual_knowledge(unlearned: np.ndarray, retrained: np.ndarray) -> float:
     """
-    r_τ = Pr[u(x') = y] / Pr[r(x') = y] over the copies x' in the ball of radius τ (Hsu et al., arXiv 2601.22359). Where
-    neither model recognizes a copy, they agree and the ratio is 1.
+    r_τ = Pr[u(x') = y] / Pr[r(x') = y] over the copies x' of the forget images within the distance τ, where u and r are
+    the classes that the unlearned and the retrained model name (Hsu et al., arXiv 2601.22359). If neither model
+    recognizes any copy, they agree and the ratio is 1.
 
     Args:
-        unlearned, retrained (`np.ndarray` of shape `(n,)`): whether the model names the label of each copy.
+        unlearned, retrained (`np.ndarray` of shape `(n,)`): for each copy, whether the model names its label.
 
     Returns:
         `float`: at least 0; infinity if only the unlearned model recognizes any copy.
@@ -41,10 +42,10 @@ def residual_knowledge(unlearned: np.ndarray, retrained: np.ndarray) -> float:
 
 def share_with_residual_knowledge(unlearned: np.ndarray, retrained: np.ndarray, images: np.ndarray) -> float:
     """
-    Share of images with r_τ(x) > 1: more of their copies are recognized by the unlearned model than by the retrained.
+    Share of images of which the unlearned model recognizes more copies than the retrained one does.
 
     Args:
-        unlearned, retrained (`np.ndarray` of shape `(n,)`): whether the model names the label of each copy.
+        unlearned, retrained (`np.ndarray` of shape `(n,)`): for each copy, whether the model names its label.
         images (`np.ndarray` of shape `(n,)`): number of the image that each copy is of.
     """
     _, image = np.unique(images, return_inverse=True)

@@ -33,7 +33,7 @@ def zero_retrain_forgetting(predictions: np.ndarray, references: np.ndarray) -> 
     Returns:
         `float`: between 0 (never like the random model) and 1 (always the same as it).
     """
-    # The mean of values that are all ln 2 can be above it by a rounding error.
+    # Where every divergence is ln 2, rounding can push their mean above it.
     return float(max(1 - js_divergence(predictions, references).mean() / np.log(2), 0))
 
 
