@@ -1,7 +1,10 @@
 import itertools
 import math
 import multiprocessing
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import evaluate
@@ -86,6 +89,47 @@ def test_module_loads_without_a_network_and_gives_a_flat_dictionary_of_floats(na
     results = load(name).compute(**make_columns(name))
     assert name in results
     assert all(type(value) is float and math.isfinite(value) for value in results.values())
+
+
+LOAD_ALL = """
+import os, sys
+import evaluate
+
+metrics, elsewhere, *names = sys.argv[1:]
+for working_directory in (elsewhere, os.path.dirname(os.path.dirname(metrics))):
+    os.chdir(working_directory)
+    for name in names:
+        folder = os.path.relpath(os.path.join(metrics, name))
+        for path in (folder, os.path.join(folder, name + ".py"), os.path.join(metrics, name)):
+            print(evaluate.load(path, keep_in_memory=True).name)
+"""
+
+
+def test_new_process_loads_every_module_by_folder_and_by_file_from_any_working_directory(tmp_path):
+    environment = os.environ | {
+        "PYTHONPATH": str(METRICS.parent.parent),
+        "HF_MODULES_CACHE": str(tmp_path / "modules"),
+        "HF_METRICS_CACHE": str(tmp_path / "tables"),
+        "HF_EVALUATE_OFFLINE": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    command = [sys.executable, "-c", LOAD_ALL, str(METRICS), str(tmp_path), *NAMES]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == [name for name in NAMES for _ in range(3)] * 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_module_describes_itself_its_columns_and_its_result(name):
+    metric = load(name)
+    assert metric.name == name
+    assert metric.description == " ".join(type(metric).__doc__.split())
+    types = {"float64": "list[list[float]]", "int64": "list[int]", "string": "list[str]"}
+    for column, feature in metric.features.items():
+        stored = getattr(feature, "feature", feature).dtype
+        assert f"\n    {column} (`{types[stored]}`): " in metric.inputs_description
+    assert f"\n\nReturns:\n    `dict[str, float]`: `{name}`" in metric.inputs_description
+    assert max(map(len, metric.inputs_description.splitlines())) < 120
 
 
 @pytest.mark.parametrize("name", NAMES)
