@@ -7,6 +7,10 @@ from .forget_request import ForgetRequest
 from .methods import METHODS
 
 
+# Of a split that is only measured: a share of so many random images has a standard error of half a point at most.
+MAX_EVAL_SAMPLES = 10_000
+
+
 @dataclass
 class ModelArguments:
     """Which model is unlearned."""
@@ -71,9 +75,16 @@ class DataArguments:
         default=None, metadata={"help": "Split of unseen images; default: test, else validation, if there is one."}
     )
     image_column_name: str | None = field(default=None, metadata={"help": "Default: the only image column."})
-    label_column_name: str | None = field(default=None, metadata={"help": "Default: found from the features."})
-    max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Measure the retain and test splits on at most so many images each."}
+    label_column_name: str | None = field(
+        default=None, metadata={"help": "Default: the column whose classes the model knows."}
+    )
+    labels_by_position: bool = field(
+        default=False,
+        metadata={"help": "For a model whose classes have no names: class i of the data is class i of the model."},
+    )
+    max_eval_samples: int = field(
+        default=MAX_EVAL_SAMPLES,
+        metadata={"help": "Measure the retain and test splits on at most so many random images each; 0: all."},
     )
     skip_unreadable_images: bool = field(default=False, metadata={"help": "Leave out images that cannot be read."})
 

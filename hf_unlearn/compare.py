@@ -66,7 +66,7 @@ def compare(
     device = UnlearningConfig(output_dir="unused").device
 
     models, image_processor = load_checkpoints(names, compare_args, device)
-    splits, columns = load_splits(data_args, forget_args, request, models[0].config.label2id, compare_args)
+    splits, columns, drawn_from = load_splits(data_args, forget_args, request, models[0].config.id2label, compare_args)
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in splits.items())
     say(f"Forget set: {description_of(request)}. Splits: {sizes}.")
 
@@ -79,9 +79,11 @@ def compare(
         retrained_model=retrained[0] if retrained else None,
         further_retrained_models=tuple(retrained[1:]),
         batch_size=compare_args.batch_size,
+        max_eval_samples=data_args.max_eval_samples,
         logits_cache_dir=compare_args.logits_cache_dir,
         **columns,
     )
+    report.sampled |= drawn_from
     report.run = {
         "request": {"kind": request.kind if request else "images", "description": description_of(request)},
         "dataset": public_name(data_args.dataset_name or data_args.train_dir),

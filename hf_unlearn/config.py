@@ -45,8 +45,9 @@ class UnlearningConfig(TrainingArguments):
     num_train_epochs (`float`, *optional*, defaults to 1)
     weight_decay (`float`, *optional*, defaults to 0)
 
-    > Parameters that control logging, saving and pushing
+    > Parameters that control evaluation, logging, saving and pushing
 
+    per_device_eval_batch_size (`int`, *optional*, defaults to 64)
     logging_steps (`float`, *optional*, defaults to 10): writing a number down waits for the device.
     logging_nan_inf_filter (`bool`, *optional*, defaults to `False`): a loss that is not finite must be seen.
     remove_unused_columns (`bool`, *optional*, defaults to `False`): the raw image column is needed.
@@ -69,6 +70,9 @@ class UnlearningConfig(TrainingArguments):
     lr_scheduler_type: str = field(default="constant", metadata={"help": "The scheduler type to use."})
     max_grad_norm: float = field(default=0.0, metadata={"help": "Maximum gradient norm; 0 means no clipping."})
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the forget set."})
+    per_device_eval_batch_size: int = field(
+        default=64, metadata={"help": "Images per forward pass and process where nothing is learned."}
+    )
     logging_steps: float = field(default=10, metadata={"help": "Log every so many updates."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Filter nan and inf losses for logging."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Keep the raw image column."})

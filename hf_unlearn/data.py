@@ -8,6 +8,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
@@ -18,8 +19,11 @@ from datasets import ClassLabel, Dataset, DatasetDict, Image
 from PIL import Image as PILImage
 
 from .errors import InputError, listing
+from .folders import check_nothing_left_out, is_image_folder, load_image_splits
 from .forget_request import ForgetRequest
 from .image_hash import pixel_sha256
+from .labels import find_label_column, read_column
+from .processes import say
 
 
 def load_dataset(
@@ -34,8 +38,8 @@ def load_dataset(
 
     Args:
         dataset_name (`str`):
-            A dataset id on the hub, a folder written by `save_to_disk`, a folder of images or of parquet/arrow files,
-            or one parquet or arrow file.
+            A dataset id on the hub, a folder written by `save_to_disk`, a folder of images (see
+            [`~folders.load_image_splits`]) or of parquet/arrow files, or one parquet or arrow file.
         dataset_config_name (`str`, *optional*):
             Configuration of a dataset on the hub.
         revision (`str`, *optional*):
@@ -49,7 +53,7 @@ def load_dataset(
         `DatasetDict`: all splits; a single unnamed one is called `train`.
 
     Raises:
-        [`InputError`]: if there is no such dataset.
+        [`InputError`]: if there is no such dataset, or if files of a folder would be left out.
     """
     path = Path(dataset_name)
     if path.suffix in (".parquet", ".arrow") and path.is_file():
@@ -57,23 +61,21 @@ def load_dataset(
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         dataset = datasets.load_from_disk(str(path))
         return dataset if isinstance(dataset, DatasetDict) else DatasetDict(train=dataset)
+    if path.is_dir() and is_image_folder(path):
+        return load_image_splits("dataset_name", path)
     try:
-        return datasets.load_dataset(
+        builder = datasets.load_dataset_builder(
             dataset_name, dataset_config_name, revision=revision, token=token, cache_dir=cache_dir
         )
+        if path.is_dir():
+            check_nothing_left_out(path, builder.config.data_files)
+        builder.download_and_prepare()
+        return builder.as_dataset()
     except (FileNotFoundError, ValueError, datasets.exceptions.DatasetsError) as error:
+        if isinstance(error, InputError):
+            raise
         reason = str(error).splitlines()[0]
         raise InputError("dataset_name", f"cannot load {dataset_name!r}: {reason}") from error
-
-
-def load_image_folder(argument: str, folder: str) -> Dataset:
-    """All images below a folder, with a `label` column if they lie in one subfolder per class."""
-    if not Path(folder).is_dir():
-        raise InputError(argument, f"there is no folder {folder!r}.")
-    try:
-        return datasets.load_dataset("imagefolder", data_dir=folder, split="train")
-    except (FileNotFoundError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise InputError(argument, f"no images found in {folder!r}.") from error
 
 
 def find_image_column(dataset: Dataset, image_column: str | None = None) -> str:
@@ -98,34 +100,29 @@ def find_image_column(dataset: Dataset, image_column: str | None = None) -> str:
     return candidates[0]
 
 
-def find_label_column(dataset: Dataset, label_column: str | None = None) -> str | None:
+@dataclass(frozen=True)
+class ForgetSource:
     """
-    The column that holds the labels: the one named, else `label`, `labels` or `fine_label`, else the only `ClassLabel`.
+    Where a forget set comes from: what [`split_dataset`] was given. It stays with the split `forget`, and is lost when
+    that is changed (`map`, `select`, `cast_column`).
 
-    Returns:
-        `str` or `None`: `None` if the dataset has no labels, which unlearning by JiT does not need.
-
-    Raises:
-        [`InputError`]: if the named column is missing, or several would do.
+    Args:
+        request ([`ForgetRequest`]):
+            What was asked.
+        dataset (`datasets.Dataset`):
+            The whole training split.
+        label_column (`str`, *optional*):
+            The column in which the classes of the request were found.
     """
-    if label_column is not None:
-        if label_column not in dataset.column_names:
-            raise InputError(
-                "label_column_name", f"there is no column {label_column!r}. Valid: {listing(dataset.column_names)}."
-            )
-        return label_column
-    for name in ("label", "labels"):
-        if name in dataset.column_names:
-            return name
-    candidates = [name for name, feature in dataset.features.items() if isinstance(feature, ClassLabel)]
-    if len(candidates) > 1:
-        raise InputError("label_column_name", f"several columns could be the labels: {listing(candidates)}; name one.")
-    return candidates[0] if candidates else None
+
+    request: ForgetRequest
+    dataset: Dataset
+    label_column: str | None
 
 
-def read_column(dataset: Dataset, column: str) -> list:
-    """The values of one column, without touching (or decoding) any other."""
-    return dataset.select_columns([column])[:][column]
+def source_of(forget) -> ForgetSource | None:
+    """What [`split_dataset`] remembers of a forget set; `None` if it does not come from there unchanged."""
+    return getattr(forget, "forget_source", None)
 
 
 def split_dataset(
@@ -133,9 +130,13 @@ def split_dataset(
     request: ForgetRequest,
     label_column: str | None = None,
     image_column: str | None = None,
+    *,
+    test_dataset: Dataset | None = None,
 ) -> DatasetDict:
     """
-    Splits a dataset into what the request names and the rest. No image is decoded and the order of rows is kept.
+    Splits a dataset into what the request names and the rest. No image is decoded and the order of rows is kept. The
+    split `forget` remembers the request: a trainer that gets it knows what kind of request it is, and so do its record
+    and card.
 
     Args:
         dataset (`datasets.Dataset`):
@@ -143,22 +144,58 @@ def split_dataset(
         request ([`ForgetRequest`]):
             What to forget.
         label_column (`str`, *optional*):
-            The column of the labels; found from the features when not given.
+            The column of the labels; found from the features and the classes of the request when not given.
         image_column (`str`, *optional*):
             The column of the images; found from the features when not given. Needed for requests by file name only.
+        test_dataset (`datasets.Dataset`, *optional*):
+            Unseen images, with the same columns. Split likewise, for measuring.
 
     Returns:
-        `DatasetDict` with the splits `forget` and `retain`.
+        `DatasetDict` with the splits `forget` and `retain` and, of the unseen images, `forget_test` (what belongs to the
+        classes or values of the request) and `retain_test`, as far as there are any.
 
     Raises:
         [`InputError`]: if the request names something the dataset does not have, nothing, or everything.
     """
+    check_dataset("dataset", dataset)
+    if request.kind == "classes":
+        label_column = find_label_column(dataset, label_column, classes=request.classes)
     forget = matching_rows(dataset, request, label_column, image_column)
     if len(forget) == len(dataset):
         raise InputError(
             _argument_of(request), f"the request covers all {len(dataset)} images: nothing would be retained."
         )
-    return DatasetDict(forget=dataset.select(forget), retain=drop_rows(dataset, forget))
+    splits = DatasetDict(forget=dataset.select(forget), retain=drop_rows(dataset, forget))
+    splits["forget"].forget_source = ForgetSource(request, dataset, label_column)
+    if test_dataset is not None:
+        check_dataset("test_dataset", test_dataset)
+        splits |= split_unseen(test_dataset, request, label_column, image_column)
+    return splits
+
+
+def split_unseen(
+    test_dataset: Dataset, request: ForgetRequest, label_column: str | None, image_column: str | None
+) -> dict[str, Dataset]:
+    """
+    Unseen images of what is forgotten, `forget_test`, and the others, `retain_test`; a part without images is left out.
+    """
+    if request.kind == "column" and request.column not in test_dataset.column_names:
+        say(f"The unseen images have no column {request.column!r} and are left out.")
+        return {}
+    rows = rows_of_unseen(test_dataset, [request], label_column, image_column)
+    parts = {"forget_test": test_dataset.select(sorted(rows)), "retain_test": drop_rows(test_dataset, rows)}
+    return {name: part for name, part in parts.items() if len(part)}
+
+
+def rows_of_unseen(
+    test_dataset: Dataset, requests: list[ForgetRequest], label_column: str | None, image_column: str | None
+) -> set[int]:
+    """Rows of unseen images of the classes and values that requests name; one for single images names none."""
+    rows = set()
+    for request in requests:
+        if request.kind == "classes" or (request.kind == "column" and request.column in test_dataset.column_names):
+            rows.update(matching_rows(test_dataset, request, label_column, image_column, every_value=False))
+    return rows
 
 
 def matching_rows(
@@ -178,7 +215,7 @@ def matching_rows(
         For the others, the result and the errors see [`split_dataset`].
     """
     if request.kind == "classes":
-        column = find_label_column(dataset, label_column)
+        column = find_label_column(dataset, label_column, classes=request.classes)
         if column is None:
             raise InputError("label_column_name", "forgetting a class needs a label column and the dataset has none.")
         return _rows_with(dataset, column, request.classes, "classes", every_value)
@@ -273,8 +310,7 @@ def _rows_of_files(dataset: Dataset, files: list[str], image_column: str, every_
     that holds them all, else from their end, as far as that tells one image. No file is opened.
     """
     paths = image_paths(dataset, image_column)
-    absolute = [path for path in paths if os.path.isabs(path)]
-    root = os.path.commonpath([os.path.dirname(path) for path in absolute]) if absolute else ""
+    root = common_folder(dataset, image_column) or ""
     relative = [Path(os.path.relpath(path, root) if os.path.isabs(path) else path).as_posix() for path in paths]
     by_name = defaultdict(list)
     for row, path in enumerate(paths):
@@ -333,61 +369,18 @@ def image_file_names(dataset: Dataset, image_column: str) -> list[str]:
     return [Path(path).name for path in image_paths(dataset, image_column)]
 
 
+def common_folder(dataset: Dataset, image_column: str) -> str | None:
+    """The folder that holds all images of a dataset, if it names their files."""
+    absolute = {os.path.dirname(path) for path in image_paths(dataset, image_column) if os.path.isabs(path)}
+    return os.path.commonpath(absolute) if absolute else None
+
+
 def image_paths(dataset: Dataset, image_column: str) -> list[str]:
     """The path of each image as the dataset lists it, or an empty string for one that has none. Decodes nothing."""
     paths = []
     for batch in dataset.select_columns([image_column]).with_format("arrow").iter(batch_size=1000):
         paths += batch[image_column].combine_chunks().field("path").to_pylist()
     return [path or "" for path in paths]
-
-
-def match_labels(dataset: Dataset, label_column: str, label2id: dict[str, int]) -> dict:
-    """
-    Maps each label of the dataset to the model's label id, by name and never by position.
-
-    Args:
-        dataset (`datasets.Dataset`):
-            Its label column may hold `ClassLabel` ids, names, or the model's own ids as plain integers.
-        label_column (`str`):
-            The column of the labels.
-        label2id (`dict[str, int]`):
-            The model's `config.label2id`.
-
-    Returns:
-        `dict`: from a value of the label column to the model's label id.
-
-    Raises:
-        [`InputError`]: if a class of the dataset is none of the model's.
-    """
-    feature = dataset.features[label_column]
-    if isinstance(feature, ClassLabel):
-        names = dict(enumerate(feature.names))
-    else:
-        values = sorted({value for value in read_column(dataset, label_column) if value is not None}, key=str)
-        if all(isinstance(value, int) for value in values):
-            ids = set(label2id.values())
-            unknown = [value for value in values if value not in ids]
-            if unknown:
-                raise InputError(
-                    "label_column_name",
-                    f"label {unknown[0]} of column {label_column!r} is no label id of the model ({len(ids)} labels).",
-                )
-            return {value: value for value in values}
-        names = {value: value for value in values}
-
-    by_name = {_normal(name): label_id for name, label_id in label2id.items()}
-    unknown = [name for name in names.values() if _normal(name) not in by_name]
-    if unknown:
-        raise InputError(
-            "label_column_name",
-            f"the model has no label {listing(unknown, 3)} of column {label_column!r}. Its labels: {listing(label2id)}.",
-        )
-    return {value: by_name[_normal(name)] for value, name in names.items()}
-
-
-def _normal(name: str) -> str:
-    """Label names differ in case and in spaces against underscores between a dataset and a model trained on it."""
-    return str(name).strip().lower().replace("_", " ")
 
 
 class ImageDataset(torch.utils.data.Dataset):
@@ -404,7 +397,7 @@ class ImageDataset(torch.utils.data.Dataset):
         label_column (`str`, *optional*):
             No labels are returned when not given.
         label_ids (`dict`, *optional*):
-            What [`match_labels`] returns; needed together with `label_column`.
+            What [`~labels.match_labels`] returns; needed together with `label_column`.
     """
 
     def __init__(self, dataset, image_processor, image_column=None, label_column=None, label_ids=None):
@@ -525,3 +518,19 @@ def drop_rows(dataset: Dataset, rows) -> Dataset:
     """The dataset without these rows."""
     gone = set(rows)
     return dataset.select([row for row in range(len(dataset)) if row not in gone])
+
+
+def at_most(split: Dataset, number: int) -> Dataset:
+    """The split, or so many random images of it, the same each time, if it has more; 0: all."""
+    return split if number == 0 or len(split) <= number else split.shuffle(seed=0).select(range(number))
+
+
+def check_dataset(argument: str, dataset) -> None:
+    """
+    Raises:
+        [`InputError`]: if it has several splits, or rows that cannot be asked for by number.
+    """
+    if isinstance(dataset, dict):
+        raise InputError(argument, f"has several splits; name one of them: {listing(dataset)}.")
+    if isinstance(dataset, datasets.IterableDataset | torch.utils.data.IterableDataset):
+        raise InputError(argument, "is an iterable dataset, whose rows have no numbers; load it without streaming.")

@@ -1,6 +1,7 @@
 """Measures models on the splits: logits once per model and split, then every metric from them."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,11 @@ from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from torch import nn
 
-from .data import ImageDataset, find_image_column, find_label_column, match_labels, read_column
+from .arguments import MAX_EVAL_SAMPLES
+from .compatibility import check_model
+from .data import ImageDataset, at_most, check_dataset, find_image_column
 from .errors import InputError
+from .labels import find_label_column, match_labels, read_column
 from .logits import cached_logits, random_model
 from .logits_cache import model_key
 from .metrics.activation_distance.activation_distance import activation_distance
@@ -50,6 +54,7 @@ def evaluate_unlearning(
     image_column: str | None = None,
     label_column: str | None = None,
     batch_size: int = 64,
+    max_eval_samples: int = MAX_EVAL_SAMPLES,
     logits_cache_dir: str | Path | None = None,
 ) -> UnlearningReport:
     """
@@ -79,6 +84,8 @@ def evaluate_unlearning(
             Found from the features when not given. Without labels no accuracy is measured.
         batch_size (`int`, *optional*, defaults to 64):
             Images per forward pass and process.
+        max_eval_samples (`int`, *optional*, defaults to 10,000):
+            Measure all but the forget set on at most so many random images each; 0: on all. The report says of how many.
         logits_cache_dir (`str` or `Path`, *optional*):
             Keep the models' outputs in this folder and read those that are there. See [`~logits_cache`].
 
@@ -94,6 +101,9 @@ def evaluate_unlearning(
         raise InputError("splits", f"unknown split {unknown[0]!r}. Valid: {', '.join(SPLITS)}.")
     if further_retrained_models and retrained_model is None:
         raise InputError("further_retrained_models", "are given without a retrained_model, the yardstick.")
+    for name, split in splits.items():
+        check_dataset(f"splits[{name!r}]", split)
+    check_model("model", model)
     models = {"original": original_model, "unlearned": model, "retrained": retrained_model}
     models |= {f"retrained_{number}": other for number, other in enumerate(further_retrained_models, start=2)}
     models = {name: model for name, model in models.items() if model is not None}
@@ -106,9 +116,13 @@ def evaluate_unlearning(
     keys = {}
     if logits_cache_dir is not None and PartialState().is_main_process:
         keys = {name: model_key(candidate, image_processor, batch_size) for name, candidate in models.items()}
-    probabilities, labels = {name: {} for name in models}, {}
+    probabilities, labels, sampled = {name: {} for name in models}, {}, {}
     for split, dataset in splits.items():
-        labels[split] = label_ids_of(dataset, split, label_column, model.config.label2id)
+        if split != "forget":
+            whole, dataset = dataset, at_most(dataset, max_eval_samples)
+            if len(dataset) < len(whole):
+                sampled[split] = len(whole)
+        labels[split] = label_ids_of(dataset, split, label_column, model.config.id2label)
         images = ImageDataset(dataset, image_processor, find_image_column(dataset, image_column))
         # The random network is asked about what is forgotten only.
         asked = models if split.startswith("forget") else {name: models[name] for name in models if name != "random"}
@@ -120,7 +134,7 @@ def evaluate_unlearning(
                 )  # fmt: skip
             probabilities[name][split] = torch.from_numpy(logits).double().softmax(dim=-1).numpy()
     random = probabilities.pop("random")
-    return make_report(probabilities, labels, label_names, random)
+    return replace(make_report(probabilities, labels, label_names, random), sampled=sampled)
 
 
 def make_report(
@@ -354,7 +368,7 @@ def band_of(metrics: dict[str, dict[str, float]]) -> dict[str, list[float]]:
 
 
 def label_ids_of(
-    dataset: Dataset, split: str, label_column: str | None, label2id: dict[str, int]
+    dataset: Dataset, split: str, label_column: str | None, id2label: dict[int, str]
 ) -> np.ndarray | None:
     """
     The model's label id of each image, int64 of shape `(n,)`, or `None` if the split has no labels.
@@ -362,10 +376,10 @@ def label_ids_of(
     Raises:
         [`InputError`]: if only some of the images have a label.
     """
-    column = find_label_column(dataset, label_column)
+    column = find_label_column(dataset, label_column, id2label)
     if column is None:
         return None
-    label_ids = match_labels(dataset, column, label2id)
+    label_ids = match_labels(dataset, column, id2label)
     values = read_column(dataset, column)
     without = sum(value not in label_ids for value in values)
     if without:

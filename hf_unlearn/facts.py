@@ -13,9 +13,10 @@ import torch
 import transformers
 
 from . import __version__
-from .data import ImageDataset
+from .data import ForgetSource, ImageDataset, common_folder
 from .forget_request import ForgetRequest
-from .record import Provenance, image_names
+from .precision import in_types
+from .record import Provenance, hub_source, image_names, lineage_of
 from .report import weights_sha256
 
 
@@ -76,12 +77,50 @@ def run_facts(trainer, request: ForgetRequest | None, dataset_name: str | None, 
     }
 
 
-def provenance_of(trainer, request: ForgetRequest | None) -> Provenance:
-    """What a trainer itself knows of the images: their pixels and names, if it was given images."""
-    images = trainer.train_dataset.parts["forget"]
-    if not isinstance(images, ImageDataset):
-        return Provenance()
-    return Provenance(forgotten=image_names(images.dataset, images.image_column, request))
+def provenance_of(
+    trainer, request: ForgetRequest | None, folder: str | None = None, dataset_revision: str | None = None
+) -> Provenance:
+    """
+    Where the forgotten images and the model come from: what the trainer and its forget set know.
+
+    Args:
+        trainer ([`UnlearningTrainer`]):
+            Has been trained.
+        request ([`ForgetRequest`], *optional*):
+            What was forgotten.
+        folder (`str`, *optional*):
+            The data folder, which the names of the images are relative to; found from the dataset when not given.
+        dataset_revision (`str`, *optional*):
+            Branch, tag or commit of the dataset, where the dataset does not know it.
+    """
+    images, source = trainer.train_dataset.parts["forget"], trainer.source
+    facts = {}
+    if isinstance(images, ImageDataset):
+        whole = source.dataset if source is not None else images.dataset
+        root = folder or common_folder(whole, images.image_column)
+        facts["forgotten"] = image_names(images.dataset, images.image_column, request, root)
+    if source is not None:
+        facts |= {
+            "dataset_revision": hub_source(source.dataset)[1] or dataset_revision,
+            "dataset_fingerprint": source.dataset._fingerprint,
+            "training_images": len(source.dataset),
+        }
+    return Provenance(
+        lineage=lineage_of(
+            trainer.model.name_or_path,
+            getattr(trainer.model.config, "_commit_hash", None) or "main",
+            trainer.args.hub_token,
+        ),
+        energy_kwh=trainer.energy_kwh,
+        **facts,
+    )
+
+
+def name_of_dataset(source: ForgetSource | None, request: ForgetRequest | None) -> str | None:
+    """What the request calls the dataset, or its id on the hub, if it comes from there."""
+    if request is not None and request.dataset is not None:
+        return request.dataset
+    return hub_source(source.dataset)[0] if source is not None else None
 
 
 def description_of(request: ForgetRequest | None) -> str:
@@ -97,9 +136,12 @@ def public_name(name_or_path: str | None) -> str | None:
 
 
 def whole_weights(trainer) -> dict[str, torch.Tensor]:
-    """All parameters and buffers, put together where they are sharded over processes; called on all of them."""
+    """
+    All parameters and buffers in the types in which they are saved, put together where they are sharded over processes;
+    called on all of them.
+    """
     model = trainer.model_wrapped if trainer.is_deepspeed_enabled else trainer.model
-    return trainer.accelerator.get_state_dict(model)
+    return in_types(trainer.accelerator.get_state_dict(model), trainer.saved_in_16_bits)
 
 
 def environment(trainer) -> dict:

@@ -1,6 +1,7 @@
 """Models, image processors and splits as the commands' flags name them."""
 
-import torch
+import re
+
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import AutoImageProcessor, AutoModelForImageClassification
@@ -8,10 +9,16 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATIO
 
 from . import data
 from .arguments import CheckpointArguments, DataArguments, ForgetArguments, ModelArguments
+from .compatibility import check_image_processor, check_model
 from .errors import InputError, listing
+from .folders import load_image_folder
 from .forget_request import ForgetRequest
+from .labels import by_position, find_label_column, is_number, label_ids, match_labels, plain, read_column
 from .processes import say
-from .sequence import rows_of_unseen
+
+
+# What a library is called that a model needs, in the words of transformers: "pip install -U 'name>=1'".
+PACKAGE = re.compile(r"pip install (?:-\S+ )*['\"`]?([A-Za-z][\w.-]*)")
 
 
 def load_checkpoints(names: list[str], args: CheckpointArguments, device) -> tuple[list, object]:
@@ -65,13 +72,12 @@ def load_model(model_args: ModelArguments):
         "trust_remote_code": model_args.trust_remote_code,
     }
     try:
+        # As it is stored: what runs it casts it, and the unlearned model is stored likewise.
         model, loading = AutoModelForImageClassification.from_pretrained(
-            # Pixel values are float32, and small steps would be lost in less.
-            name,
-            output_loading_info=True,
-            dtype=torch.float32,
-            **hub,
+            name, output_loading_info=True, dtype="auto", **hub
         )
+    except ImportError as error:
+        raise InputError("model_name_or_path", missing_library(name, error)) from error
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError("model_name_or_path", f"{name!r} is no image classifier: {reason}") from error
@@ -83,26 +89,42 @@ def load_model(model_args: ModelArguments):
             f"{name!r} is no trained image classifier (architecture {listing(architectures)}, "
             f"{len(loading['missing_keys'])} weights missing).",
         )
+    check_model("model_name_or_path", model)
     try:
         image_processor = AutoImageProcessor.from_pretrained(model_args.image_processor_name or name, **hub)
+    except ImportError as error:
+        raise InputError("image_processor_name", missing_library(name, error)) from error
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError("image_processor_name", f"no image processor found: {reason}") from error
+        raise InputError(
+            "image_processor_name",
+            f"no image processor found: {reason} Name a model whose images are prepared likewise with "
+            "--image_processor_name.",
+        ) from error
+    check_image_processor("image_processor_name", image_processor)
     return model, image_processor
 
 
-def load_retrained(model_args: ModelArguments, label2id: dict[str, int], device) -> list:
+def missing_library(name: str, error: ImportError) -> str:
+    """The message about a model that needs a library which is not installed."""
+    text = " ".join(str(error).split())
+    package = PACKAGE.search(text)
+    install = f" Install it: pip install {package[1]}." if package else f" {text[:200]}"
+    return f"{name!r} needs a library that is not installed.{install}"
+
+
+def load_retrained(model_args: ModelArguments, id2label: dict[int, str], device) -> list:
     """The yardstick and further retrained models, which must have these labels; on the device."""
     models = []
     for name in model_args.retrained_model_name_or_path or []:
         try:
             retrained = AutoModelForImageClassification.from_pretrained(
-                name, dtype=torch.float32, cache_dir=model_args.cache_dir, token=model_args.token
+                name, dtype="auto", cache_dir=model_args.cache_dir, token=model_args.token
             )
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise InputError("retrained_model_name_or_path", f"{name!r} cannot be loaded: {reason}") from error
-        if retrained.config.label2id != label2id:
+        if retrained.config.id2label != id2label:
             raise InputError("retrained_model_name_or_path", f"{name!r} has other labels than the model to unlearn.")
         models.append(retrained.to(device))
     return models
@@ -112,56 +134,58 @@ def load_splits(
     data_args: DataArguments,
     forget_args: ForgetArguments,
     request: ForgetRequest | None,
-    label2id: dict[str, int],
+    id2label: dict[int, str],
     model_args: ModelArguments,
     earlier: list[ForgetRequest] = (),
     whole_retain: bool = False,
-) -> tuple[DatasetDict, dict]:
+) -> tuple[DatasetDict, dict, dict[str, int]]:
     """
-    The splits `forget`, `retain`, `forget_test` and `retain_test`, as far as the data allows, and the names of the
-    image and label columns. What `earlier` requests named is not retained. All but the forget set and, with
-    `whole_retain`, the retained images are cut to `max_eval_samples`.
+    The splits `forget`, `retain`, `forget_test` and `retain_test`, as far as the data allows, the names of the image and
+    label columns, and the sizes of the splits of which only a part was drawn. What `earlier` requests named is not retained. All but the forget set and, with
+    `whole_retain`, the retained images are cut to `max_eval_samples`, and only what is left of them is read.
 
     Raises:
         [`InputError`]: if the data and the request, or the data and the model, do not fit.
     """
     train, test = load_train_and_test(data_args, model_args)
+    source = None
     if request is None:
-        forget = data.load_image_folder("forget_dir", forget_args.forget_dir)
-        image_column, label_column = data.find_image_column(forget), data.find_label_column(forget)
+        forget = load_image_folder("forget_dir", forget_args.forget_dir)
+        forget = without_unknown_folders(forget, id2label)
+        image_column, label_column = data.find_image_column(forget), find_label_column(forget, id2label=id2label)
         splits = {"forget": forget}
         if test is not None:
             # The folder decides what the columns are called, and the training images, which hold those of the folder
             # under other names, are left alone.
-            splits["retain_test"] = with_columns_of_a_folder(test, data_args)
+            splits["retain_test"] = with_columns_of_a_folder(test, data_args, id2label)
     else:
         if train is None:
             raise InputError("dataset_name", "is missing: the request names images of a dataset (or of --train_dir).")
         image_column = data.find_image_column(train, data_args.image_column_name)
-        label_column = data.find_label_column(train, data_args.label_column_name)
+        label_column = find_label_column(train, data_args.label_column_name, id2label)
         if request.kind == "classes" and label_column is not None:
-            check_classes(train, label_column, request.classes, label2id)
-        splits = dict(data.split_dataset(train, request, label_column, image_column))
-        if test is not None:
-            splits |= split_test(test, request, label_column, image_column)
+            check_classes(train, label_column, request.classes, id2label)
+        columns = {"label_column": label_column, "image_column": image_column}
+        splits = data.split_dataset(train, request, **columns, test_dataset=test)
+        source = data.source_of(splits["forget"])
         if earlier:
-            columns = {"image_column": image_column, "label_column": label_column}
-            rows = {
-                row
-                for one in [request, *earlier]
-                for row in data.matching_rows(train, one, label_column, image_column)
-            }
+            rows = {row for one in [request, *earlier] for row in data.matching_rows(train, one, **columns)}
             splits["retain"] = data.drop_rows(train, rows)
             if "retain_test" in splits:
-                splits["retain_test"] = data.drop_rows(test, rows_of_unseen(test, [request, *earlier], columns))
+                splits["retain_test"] = data.drop_rows(test, data.rows_of_unseen(test, [request, *earlier], **columns))
             splits = {name: split for name, split in splits.items() if len(split)}
 
     if label_column is not None:
-        for split in splits.values():
+        for name, split in splits.items():
             if label_column in split.column_names:
-                data.match_labels(split, label_column, label2id)
+                if data_args.labels_by_position:
+                    splits[name] = by_position(split, label_column, id2label)
+                match_labels(splits[name], label_column, id2label)
+    drawn_from = {}
     for name in splits.keys() - {"forget"} - ({"retain"} if whole_retain else set()):
-        splits[name] = at_most(splits[name], data_args.max_eval_samples)
+        whole, splits[name] = len(splits[name]), data.at_most(splits[name], data_args.max_eval_samples)
+        if len(splits[name]) < whole:
+            drawn_from[name] = whole
     for name, split in splits.items():
         broken = data.unreadable_images(split, image_column)
         if broken and not data_args.skip_unreadable_images:
@@ -174,33 +198,24 @@ def load_splits(
             raise InputError("skip_unreadable_images", f"no image of the {name} split can be read.")
         if broken:
             splits[name] = data.drop_rows(split, broken)
-    return DatasetDict(splits), {"image_column": image_column, "label_column": label_column}
+    splits["forget"].forget_source = source
+    return DatasetDict(splits), {"image_column": image_column, "label_column": label_column}, drawn_from
 
 
-def at_most(split: Dataset, number: int | None) -> Dataset:
-    """The split, or so many random images of it if it has more."""
-    return split if number is None or len(split) <= number else split.shuffle(seed=0).select(range(number))
+def without_unknown_folders(images: Dataset, id2label: dict[int, str]) -> Dataset:
+    """Images without their `label` if the model knows none of the folders they lie in: those are albums, not classes."""
+    feature = images.features.get("label")
+    known = label_ids(id2label)
+    if not isinstance(feature, data.ClassLabel) or any(plain(name) in known for name in feature.names):
+        return images
+    say(f"The model has no class called {listing(feature.names, 3)}: folders are taken for no labels.")
+    return images.remove_columns("label")
 
 
-def split_test(test: Dataset, request: ForgetRequest, label_column: str, image_column: str) -> dict[str, Dataset]:
-    """
-    Unseen images of what is forgotten, `forget_test`, and the others, `retain_test`; a part without images is left out.
-    A request for single images names no unseen ones.
-    """
-    if request.kind == "column" and request.column not in test.column_names:
-        say(f"The unseen images have no column {request.column!r} and are left out.")
-        return {}
-    rows = []
-    if request.kind in ("classes", "column"):
-        rows = data.matching_rows(test, request, label_column, image_column, every_value=False)
-    parts = {"forget_test": test.select(rows), "retain_test": data.drop_rows(test, rows)}
-    return {name: part for name, part in parts.items() if len(part)}
-
-
-def with_columns_of_a_folder(dataset: Dataset, data_args: DataArguments) -> Dataset:
+def with_columns_of_a_folder(dataset: Dataset, data_args: DataArguments, id2label: dict[int, str]) -> Dataset:
     """The image and label columns alone, under the names that they have in a folder of images: `image`, `label`."""
     names = {data.find_image_column(dataset, data_args.image_column_name): "image"}
-    label_column = data.find_label_column(dataset, data_args.label_column_name)
+    label_column = find_label_column(dataset, data_args.label_column_name, id2label)
     if label_column is not None:
         names[label_column] = "label"
     return dataset.select_columns(list(names)).rename_columns({old: new for old, new in names.items() if old != new})
@@ -230,19 +245,36 @@ def load_train_and_test(data_args: DataArguments, model_args: ModelArguments) ->
                 test = dataset[name]
                 break
     if data_args.train_dir is not None:
-        train = data.load_image_folder("train_dir", data_args.train_dir)
+        train = load_image_folder("train_dir", data_args.train_dir)
     if data_args.validation_dir is not None:
-        test = data.load_image_folder("validation_dir", data_args.validation_dir)
+        test = load_image_folder("validation_dir", data_args.validation_dir)
     return train, test
 
 
-def check_classes(train: Dataset, label_column: str, classes: list, label2id: dict[str, int]) -> None:
+def check_classes(train: Dataset, label_column: str, classes: list, id2label: dict[int, str]) -> None:
     """
     Raises:
-        [`InputError`]: if a class to forget is one of the model's and has no image in the data.
+        [`InputError`]: if a class to forget is one of the model's and has no image under this name, or if it is none of
+            the model's classes but a value of another column.
     """
     feature = train.features[label_column]
-    names = feature.names if isinstance(feature, data.ClassLabel) else set(data.read_column(train, label_column))
+    names = feature.names if isinstance(feature, data.ClassLabel) else set(read_column(train, label_column))
+    ids = label_ids(id2label)
     for name in classes:
-        if name in label2id and name not in names and not str(name).isdigit():
+        if name in names or str(name).isdigit():
+            continue
+        same_name = ids.get(plain(name), [])
+        if same_name and is_number(feature):
+            numbers = " or ".join(map(str, same_name))
+            raise InputError(
+                "classes", f"column {label_column!r} holds label ids: ask for {name!r} by number, {numbers}."
+            )
+        if name in id2label.values():
             raise InputError("classes", f"the model knows {name!r} but the data has no such class: {listing(names)}.")
+        for column, other in train.features.items():
+            if isinstance(other, data.ClassLabel) and name in other.names:
+                raise InputError(
+                    "classes",
+                    f"{name!r} is no class of the model but a value of column {column!r}: forget a part of a class with "
+                    f"--forget_column {column} --forget_value {name!r}.",
+                )

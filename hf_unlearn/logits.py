@@ -10,9 +10,11 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, PreTrainedModel
 
+from .compatibility import logits_of
 from .data import ImageDataset
 from .errors import InputError
 from .logits_cache import cache_file, read_logits, split_key, write_logits
+from .precision import in_float32
 
 
 def random_model(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -137,12 +139,14 @@ def collect_logits_of_all(
 
     # None: no bar where the output is no terminal.
     bar = tqdm(loader, desc=description, leave=False, disable=None if state.is_local_main_process else True)
-    for number, batch in enumerate(bar):
-        for name, model in models.items():
-            batch = send_to_device(batch, next(model.parameters()).device)
-            put(logits, name, number, model(pixel_values=batch["pixel_values"]).logits.float())
-        if "labels" in batch:
-            put(labels, "labels", number, batch["labels"])
+    with in_float32(*models.values()):
+        for number, batch in enumerate(bar):
+            for name, model in models.items():
+                batch = send_to_device(batch, next(model.parameters()).device)
+                output = model(pixel_values=batch["pixel_values"])
+                put(logits, name, number, logits_of(output, "model", type(model).__name__).float())
+            if "labels" in batch:
+                put(labels, "labels", number, batch["labels"])
     for name, model in models.items():
         model.train(were_training[name])
 

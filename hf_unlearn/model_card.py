@@ -205,6 +205,7 @@ def render_model_card(
         "tables": report.tables(),
         "missing": report.not_measured(),
         "splits": report.splits,
+        "sampled": report.sampled,
         "figures": [(Markdown(figure), CAPTIONS[Path(figure).name]) for figure in figures],
         "hyperparameters": {name: value for name, value in run["hyperparameters"].items() if value is not None},
         "step": Search(**run["step"]).describe() if run["step"] else None,

@@ -81,8 +81,8 @@ def accuracy(model: nn.Module, images: Images, batch_size: int) -> float:
 
 
 def head_only(
-    original_model: nn.Module, forget_dataset, image_processor, *, forget_kind: str = "class", batch_size: int = 64,
-    seed: int = 0, image_column: str | None = None, label_column: str | None = None,
+    original_model: nn.Module, forget_dataset, image_processor, *, forget_kind: str | None = None, retained=None,
+    batch_size: int = 64, seed: int = 0, image_column: str | None = None, label_column: str | None = None,
 ) -> nn.Module:  # fmt: skip
     """
     A copy of the original that hides the forget set and has forgotten nothing: JiT's automatic step, taken by the last
@@ -98,6 +98,8 @@ def head_only(
             Raw images.
         image_processor (`BaseImageProcessor`):
             The model's own.
+        retained (`datasets.Dataset`, *optional*):
+            Images that stay: where nothing else says so, they tell whether a whole class is forgotten.
 
         For the others see [`verify_unlearning`].
 
@@ -112,7 +114,7 @@ def head_only(
         )  # fmt: skip
         trainer = JiTTrainer(
             model=model, args=config, processing_class=image_processor, forget_dataset=forget_dataset,
-            image_column=image_column, label_column=label_column,
+            eval_dataset={"retain": retained} if retained is not None else None, image_column=image_column, label_column=label_column,
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
         trainer.train()

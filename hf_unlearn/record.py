@@ -9,6 +9,14 @@ import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+
 from .errors import InputError, listing
 from .forget_request import ForgetRequest
 from .hub import CARD, PUBLISHED, RECORD, SIGNATURE
@@ -17,8 +25,9 @@ from .report import UnlearningReport
 from .schemas import check_schema
 
 
-# Stays here: whoever holds it can ask which images were forgotten.
+# Stay here: whoever holds the salt can ask which images were forgotten, and the request may name them.
 SALT = "unlearning_salt"
+REQUEST = "forget_request.yaml"
 
 NOTE = "A record of what was run and measured, not a proof of deletion."
 
@@ -90,13 +99,36 @@ def image_names(
     return names
 
 
-def dataset_commit(dataset) -> str | None:
-    """The commit of the hub that a dataset was loaded from, which `datasets` keeps in the names of its files."""
+def hub_source(dataset) -> tuple[str | None, str | None]:
+    """Id and commit on the hub that a dataset was loaded from, which `datasets` keeps in the names of its files."""
     for url in dataset.info.download_checksums or {}:
-        commit = re.search(r"@([0-9a-f]{40})/", url)
-        if commit:
-            return commit[1]
-    return None
+        found = re.search(r"(?:hf://|/)datasets/([^@]+)@([0-9a-f]{40})/", url)
+        if found:
+            return found[1], found[2]
+    return None, None
+
+
+def lineage_of(name: str, revision: str, token: str | None = None, cache_dir: str | None = None) -> list[dict]:
+    """
+    Earlier requests of a model, from the record that lies with it; none if there is no record.
+
+    Args:
+        name (`str`):
+            Folder or hub id of the model; empty for one that was never stored.
+        revision (`str`):
+            Branch, tag or commit on the hub.
+        token (`str`, *optional*):
+            For a private or gated model.
+        cache_dir (`str`, *optional*):
+            Where downloads are kept.
+    """
+    path = Path(name) / RECORD
+    if name and not Path(name).is_dir():
+        try:
+            path = Path(hf_hub_download(name, RECORD, revision=revision, token=token, cache_dir=cache_dir))
+        except (EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError, HFValidationError):
+            return []
+    return read_lineage(read_record(path)) if name and path.is_file() else []
 
 
 def salted(salt: bytes, name: str) -> str:

@@ -126,6 +126,8 @@ class UnlearningReport:
         confusion_classes (`list[str]`):
             Label names of the rows of `confusion`. If they are not all classes, each row ends with a column for the
             other answers.
+        sampled (`dict[str, int]`):
+            Of the splits that were measured on random images of them: how many they have.
         band (`dict[str, list[float]]`):
             Lowest and highest value that models say that never saw the forget set. Empty with fewer than two of them.
         run (`dict`):
@@ -137,6 +139,7 @@ class UnlearningReport:
     entropy_bins: list[float] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
     confusion_classes: list[str] = field(default_factory=list)
+    sampled: dict[str, int] = field(default_factory=dict)
     band: dict[str, list[float]] = field(default_factory=dict)
     run: dict = field(default_factory=dict)
 
@@ -186,7 +189,10 @@ class UnlearningReport:
                 low, high = self.band.get(name, (None, None))
                 texts["band"] = "–" if low is None else f"{show(low)} to {show(high)}"
                 texts["in band"] = position(values["unlearned"], low, high)
-            rows[metric.is_share].append((metric.label, metric.explanation, texts))
+            split, label = name.removesuffix("_accuracy"), metric.label
+            if split in self.sampled:
+                label += f" ({self.splits[split]:,} of {self.sampled[split]:,})"
+            rows[metric.is_share].append((label, metric.explanation, texts))
         headings = {True: "accuracy in %", False: "other measures"}
         return [(headings[is_share], part) for is_share, part in rows.items() if part]
 

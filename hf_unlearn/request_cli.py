@@ -162,7 +162,8 @@ def check_request(argv: list[str]) -> None:
 
     from .arguments import DataArguments, ModelArguments, fill_in
     from .cli import close_flags
-    from .data import find_image_column, find_label_column, matching_rows
+    from .data import find_image_column, matching_rows
+    from .labels import find_label_column
     from .loading import load_train_and_test
 
     datasets.disable_progress_bars()
@@ -180,7 +181,7 @@ def check_request(argv: list[str]) -> None:
     if train is None:
         raise InputError("dataset_name", "is missing: the data that the request is to be checked against.")
     image_column = find_image_column(train, data_args.image_column_name)
-    label_column = find_label_column(train, data_args.label_column_name)
+    label_column = find_label_column(train, data_args.label_column_name, classes=request.classes)
     print(f"Request {request.id or args.file}{f' of {request.date}' if request.date else ''}: {request.describe()}.")
 
     rows = {}

@@ -6,27 +6,31 @@ from dataclasses import replace
 from pathlib import Path
 
 from datasets import Dataset
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from transformers.trainer_utils import get_last_checkpoint
 
-from . import data, record
+from . import data
 from .arguments import DataArguments, ForgetArguments, ModelArguments, RunArguments, fill_in
 from .config import UnlearningConfig
-from .energy import EnergyMeter
 from .errors import InputError, listing
-from .facts import description_of
+from .facts import description_of, provenance_of
+from .folders import load_image_folder
+from .forget_kind import kind_of_request
 from .forget_request import ForgetRequest
 from .hub import RECORD, check_push
-from .loading import at_most, load_model, load_retrained, load_splits, load_train_and_test
+from .labels import find_label_column, match_labels
+from .loading import load_model, load_retrained, load_splits, load_train_and_test
 from .logits import collect_logits
 from .methods import forget_only_methods, load_method
 from .processes import check_processes, say
-from .record import SALT, Provenance
+from .record import SALT
 from .report import UnlearningReport
 from .sequence import Tracker, named
 from .signing import read_private_key, sign_record
 from .trainer import UnlearningTrainer
+
+
+# Forget images on which it is looked up whether labels are the model's by position.
+NUM_CHECKED = 200
 
 
 def run(
@@ -115,8 +119,8 @@ def run_sequence(
         raise InputError("dataset_name", "is missing: the requests name images of a dataset (or of --train_dir).")
     # What can go wrong with a later request goes wrong before the first.
     for number, request in enumerate(requests):
-        _, columns = load_splits(
-            data_args, forget_args, request, model.config.label2id, model_args, earlier=requests[:number]
+        _, columns, _ = load_splits(
+            data_args, forget_args, request, model.config.id2label, model_args, earlier=requests[:number]
         )
     tracker = None
     if columns["label_column"] is not None:
@@ -166,16 +170,15 @@ def run_request(
         tracker ([`Tracker`], *optional*):
             Measures all requests of a sequence after this one.
     """
-    output_dir = Path(config.output_dir)
     model, image_processor = load_model(model_args)
     # Before anything runs: a name that is wrong shows now.
-    retrained = load_retrained(model_args, model.config.label2id, config.device)
+    retrained = load_retrained(model_args, model.config.id2label, config.device)
     trainer_class = load_method(run_args.method)[1]
-    splits, columns = load_splits(
+    splits, columns, drawn_from = load_splits(
         data_args,
         forget_args,
         request,
-        model.config.label2id,
+        model.config.id2label,
         model_args,
         earlier=earlier,
         whole_retain=trainer_class.needs_retain,
@@ -184,7 +187,9 @@ def run_request(
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in splits.items())
     say(f"Splits: {sizes}. Processes: {config.world_size}.")
 
-    config.forget_kind = config.forget_kind or kind_of(request, columns["label_column"])
+    if data_args.labels_by_position:
+        check_by_position(splits["forget"], model.to(config.device), image_processor, **columns)
+    config.forget_kind = config.forget_kind or kind_of_request(request, columns["label_column"])
     if trainer_class.needs_retain and "retain" not in splits:
         raise InputError(
             "method",
@@ -204,10 +209,7 @@ def run_request(
         retain_dataset=splits.get("retain") if trainer_class.needs_retain else None,
         **columns,
     )
-    if "retain" in splits:
-        splits["retain"] = at_most(splits["retain"], data_args.max_eval_samples)
-    with EnergyMeter() as energy:
-        trainer.train(resume_from_checkpoint=find_checkpoint(config))
+    trainer.train(resume_from_checkpoint=find_checkpoint(config))
     if trainer.step is not None:
         say(trainer.step.describe())
     # Internal: the push comes last, with card and report.
@@ -225,71 +227,45 @@ def run_request(
         retrained_model=retrained[0] if retrained else None,
         further_retrained_models=tuple(retrained[1:]),
         batch_size=config.per_device_eval_batch_size,
+        max_eval_samples=data_args.max_eval_samples,
         **columns,
     )
+    report.sampled |= drawn_from
     if tracker is not None:
         tracker.measure(request.id, model, image_processor, config.per_device_eval_batch_size)
-    provenance = Provenance(
-        lineage=lineage_of(model_args),
+    folder = forget_args.forget_dir or data_args.train_dir or data_args.dataset_name
+    provenance = replace(
+        provenance_of(trainer, request, folder, data_args.dataset_revision),
         sequence=tracker.table() if tracker is not None else None,
-        energy_kwh=energy.kwh,
-        **provenance_of_data(splits["forget"], columns["image_column"], request, data_args, forget_args, model_args),
     )
     trainer.save_report(report, request, data_args.dataset_name or data_args.train_dir, provenance)
-    if trainer.is_world_process_zero() and request is not None:
-        # Stays here: the hub never sees who or what was forgotten.
-        request.to_file(output_dir / "forget_request.yaml")
     return trainer, report
 
 
-def provenance_of_data(
-    forget: Dataset,
-    image_column: str,
-    request: ForgetRequest | None,
-    data_args: DataArguments,
-    forget_args: ForgetArguments,
-    model_args: ModelArguments,
-) -> dict:
-    """Which data the forgotten images come from and what they are called there; see [`Provenance`]."""
-    folder = forget_args.forget_dir or data_args.train_dir or data_args.dataset_name
-    facts = {"forgotten": record.image_names(forget, image_column, request, folder)}
-    if request is not None:
-        train, _ = load_train_and_test(data_args, model_args)
-        facts |= {
-            "dataset_revision": record.dataset_commit(train) or data_args.dataset_revision,
-            "dataset_fingerprint": train._fingerprint,
-            "training_images": len(train),
-        }
-    return facts
+def check_by_position(forget: Dataset, model, image_processor, image_column: str, label_column: str) -> None:
+    """
+    Raises:
+        [`InputError`]: if the model is wrong on more than half of the forget set: its classes are in another order.
+    """
+    images = data.at_most(forget, NUM_CHECKED)
+    right = accuracy_on(images, model, image_processor, label_column, image_column)
+    if right < 0.5:
+        raise InputError(
+            "labels_by_position",
+            f"taken by position, the labels of {100 * right:.1f} % of {len(images)} forget images are the model's answers: "
+            "its classes are in another order. Name a column of label ids with --label_column_name.",
+        )
+    say(f"Labels by position: the model is right on {100 * right:.1f} % of {len(images)} forget images.")
 
 
-def lineage_of(model_args: ModelArguments) -> list[dict]:
-    """Earlier requests of the model, from the record that lies with it; none if there is no record."""
-    name = model_args.model_name_or_path
-    path = Path(name) / RECORD
-    if not Path(name).is_dir():
-        try:
-            path = hf_hub_download(
-                name,
-                RECORD,
-                revision=model_args.model_revision,
-                token=model_args.token,
-                cache_dir=model_args.cache_dir,
-            )
-        except (EntryNotFoundError, LocalEntryNotFoundError):
-            return []
-    elif not path.is_file():
-        return []
-    return record.read_lineage(record.read_record(path))
+def accuracy_on(images: Dataset, model, image_processor, label_column: str, image_column: str | None = None) -> float:
+    """The model's accuracy on images with labels."""
+    # Slow to import, and few runs come here.
+    from .metrics.unlearning_accuracy.unlearning_accuracy import accuracy
 
-
-def kind_of(request: ForgetRequest | None, label_column: str | None) -> str:
-    """What the forget set is: a `"class"`, a `"subclass"` or single `"images"`."""
-    if request is not None and request.kind == "classes":
-        return "class"
-    if request is not None and request.kind == "column":
-        return "class" if request.column == label_column else "subclass"
-    return "images"
+    label_ids = match_labels(images, label_column, model.config.id2label)
+    dataset = data.ImageDataset(images, image_processor, image_column, label_column, label_ids)
+    return accuracy(*collect_logits(model, dataset))
 
 
 def holdout_accuracy(folder: str, model, image_processor) -> float:
@@ -299,17 +275,11 @@ def holdout_accuracy(folder: str, model, image_processor) -> float:
     Raises:
         [`InputError`]: if the folder has no images or no classes, or classes that the model does not know.
     """
-    # Slow to import, and few runs come here.
-    from .metrics.unlearning_accuracy.unlearning_accuracy import accuracy
-
-    images = data.load_image_folder("holdout_dir", folder)
-    label_column = data.find_label_column(images)
+    images = load_image_folder("holdout_dir", folder)
+    label_column = find_label_column(images)
     if label_column is None:
         raise InputError("holdout_dir", f"{folder!r} needs one subfolder per class.")
-    label_ids = data.match_labels(images, label_column, model.config.label2id)
-    dataset = data.ImageDataset(images, image_processor, label_column=label_column, label_ids=label_ids)
-    logits, labels = collect_logits(model, dataset)
-    return accuracy(logits, labels)
+    return accuracy_on(images, model, image_processor, label_column)
 
 
 def find_checkpoint(config: UnlearningConfig) -> str | None:

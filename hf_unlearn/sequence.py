@@ -5,6 +5,7 @@ from dataclasses import replace
 from . import data
 from .errors import InputError
 from .forget_request import ForgetRequest
+from .labels import match_labels
 from .logits import collect_logits
 
 
@@ -41,11 +42,11 @@ class Tracker:
             The training images and, optionally, unseen ones.
         columns (`dict`):
             `image_column` and `label_column`.
-        max_samples (`int`, *optional*):
-            Measure what no request names on at most so many images.
+        max_samples (`int`, *optional*, defaults to 0):
+            Measure what no request names on at most so many images; 0: on all.
     """
 
-    def __init__(self, requests, train, test, columns: dict, max_samples: int | None = None):
+    def __init__(self, requests, train, test, columns: dict, max_samples: int = 0):
         self.requests = requests
         self.columns = columns
         self.steps = []
@@ -61,12 +62,12 @@ class Tracker:
             )
         self.splits["retain"] = data.drop_rows(train, gone)
         if test is not None:
-            rest = data.drop_rows(test, rows_of_unseen(test, requests, columns))
+            rest = data.drop_rows(test, data.rows_of_unseen(test, requests, **columns))
             if len(rest):
                 self.splits["retain_test"] = rest
         for name in RETAINED:
-            if name in self.splits and max_samples is not None and len(self.splits[name]) > max_samples:
-                self.splits[name] = self.splits[name].shuffle(seed=0).select(range(max_samples))
+            if name in self.splits:
+                self.splits[name] = data.at_most(self.splits[name], max_samples)
 
     def measure(self, after: str | None, model, image_processor, batch_size: int) -> None:
         """
@@ -86,7 +87,7 @@ class Tracker:
         label_column = self.columns["label_column"]
         line = {}
         for name, split in self.splits.items():
-            label_ids = data.match_labels(split, label_column, model.config.label2id)
+            label_ids = match_labels(split, label_column, model.config.id2label)
             images = data.ImageDataset(split, image_processor, self.columns["image_column"], label_column, label_ids)
             line[name] = float(accuracy(*collect_logits(model, images, batch_size, description=f"tracking: {name}")))
         self.steps.append({"after": after, "accuracy": line})
@@ -94,14 +95,3 @@ class Tracker:
     def table(self) -> dict:
         """`requests`, the ids in their order, and `steps`, the accuracy by id, `retain` and `retain_test` after each."""
         return {"requests": [request.id for request in self.requests], "steps": self.steps}
-
-
-def rows_of_unseen(test, requests: list[ForgetRequest], columns: dict) -> set[int]:
-    """Unseen images of the classes and values that the requests name; a request for single images names none."""
-    rows = set()
-    for request in requests:
-        if request.kind == "classes" or (request.kind == "column" and request.column in test.column_names):
-            rows.update(
-                data.matching_rows(test, request, columns["label_column"], columns["image_column"], every_value=False)
-            )
-    return rows

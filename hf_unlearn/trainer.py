@@ -1,5 +1,6 @@
 """What all unlearning methods share: the Trainer that feeds the forget set to a loss and keeps the update exact."""
 
+import copy
 import math
 import shutil
 import time
@@ -10,27 +11,38 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import torch
+from datasets import Dataset
 from safetensors import SafetensorError
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, rotate_checkpoints
+from transformers.utils import logging
 
+from .compatibility import check_image_processor, check_logits, check_model
 from .config import UnlearningConfig
-from .data import ImageDataset, find_label_column, match_labels
+from .data import ImageDataset, check_dataset, source_of
+from .energy import EnergyMeter
 from .errors import CollapsedModelError, InputError, SaveError, listing
-from .facts import provenance_of, run_facts
+from .facts import name_of_dataset, provenance_of, run_facts
+from .forget_kind import kind_of_labels, kind_of_request
+from .forget_request import ForgetRequest
 from .guard import CHANGE_LIMIT, NUM_IMAGES, Guard
 from .hub import push_folder
+from .labels import find_label_column, match_labels
 from .methods import forget_only_methods
 from .model_card import write_model_card
 from .plots import save_figures
-from .record import Provenance, reseal, write_record
+from .precision import cast, in_types, rounded, stored_in_16_bits
+from .processes import say
+from .record import REQUEST, Provenance, reseal, write_record
 from .report import forget_set_report, weights_sha256
 from .step_size import norm
 from .training_set import PhasedSampler, PositionsCollator, TrainingSet
 
+
+logger = logging.get_logger(__name__)
 
 # An image with fewer pixels makes the convolutions of a model slower channels-last: `layout` in docs/performance.md.
 CHANNELS_LAST_PIXELS_PER_WEIGHT = 1 / 1000
@@ -57,6 +69,11 @@ class UnlearningTrainer(Trainer):
             The model's image processor. Not needed when the forget set already has `pixel_values`.
         forget_dataset (`datasets.Dataset` or `torch.utils.data.Dataset`):
             The images to forget: raw ones in an image column, or `pixel_values`. Labels are not needed.
+        request ([`ForgetRequest`], *optional*, defaults to the one that `forget_dataset` remembers from
+            [`split_dataset`]):
+            What was asked. It says whether a class, a part of one or single images are forgotten, and is what card and
+            record tell of. Without any, a forget set counts as a class only if all its labels are one class and the
+            retained images (`retain_dataset`, or `"retain"` of `eval_dataset`) have none of it.
         retain_dataset (`datasets.Dataset` or `torch.utils.data.Dataset`, *optional*):
             Training images to retain, with labels. Needed by methods that say so, and not looked at by others.
         eval_dataset (`Dataset` or `dict[str, Dataset]`, *optional*):
@@ -69,8 +86,8 @@ class UnlearningTrainer(Trainer):
             Passed to [`~transformers.Trainer`].
 
     Raises:
-        [`InputError`]: if the model is no image classifier, or the forget set, or the retained images that the method
-            needs, are missing or empty.
+        [`InputError`]: if the model, the image processor or a dataset does not fit (see [`~compatibility`]), or if the
+            forget set, or the retained images that the method needs, are missing or empty.
     """
 
     _name = None
@@ -99,8 +116,13 @@ class UnlearningTrainer(Trainer):
         eval_dataset=None,
         image_column: str | None = None,
         label_column: str | None = None,
+        request: ForgetRequest | None = None,
         **kwargs,
     ):
+        given = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
+        for name, dataset in {**given, "forget_dataset": forget_dataset, "retain_dataset": retain_dataset}.items():
+            check_dataset(name, dataset)
+        check_model("model", model)
         if forget_dataset is None or len(forget_dataset) == 0:
             raise InputError("forget_dataset", "is empty: there is nothing to forget.")
         if self.needs_retain and (retain_dataset is None or len(retain_dataset) == 0):
@@ -109,9 +131,23 @@ class UnlearningTrainer(Trainer):
                 f"is missing: {self._name} needs images to retain. Methods that need none: "
                 f"{listing(forget_only_methods())}.",
             )
+        pixel_values = prepared_image(forget_dataset, processing_class)
+        check_logits("model", model, pixel_values)
+        self.source = source_of(forget_dataset)
+        self.request = request or (self.source.request if self.source is not None else None)
+        # The configuration may serve other requests as well.
+        args = copy.copy(args)
+        if args.forget_kind is None:
+            retained = retain_dataset
+            if retained is None and isinstance(eval_dataset, dict):
+                retained = eval_dataset.get("retain")
+            args.forget_kind = self.find_forget_kind(model, forget_dataset, retained, label_column)
+        # Small steps would be lost in 16 bits.
+        self.stored_in_16_bits = stored_in_16_bits(model)
+        cast(model, dict.fromkeys(self.stored_in_16_bits, torch.float32))
         if processing_class is not None:
             # The image processor runs in the datasets below; what is left to collate are tensors.
-            prepare = PrepareDatasets(model.config.label2id, processing_class, image_column, label_column)
+            prepare = PrepareDatasets(model.config.id2label, processing_class, image_column, label_column)
             forget_dataset = prepare(forget_dataset)
             retain_dataset = prepare(retain_dataset) if self.needs_retain else None
             for dataset in (forget_dataset, retain_dataset):
@@ -122,7 +158,6 @@ class UnlearningTrainer(Trainer):
                 eval_dataset = {name: prepare(dataset) for name, dataset in eval_dataset.items()}
             elif eval_dataset is not None:
                 eval_dataset = prepare(eval_dataset)
-        args.forget_kind = args.forget_kind or "class"
         kwargs.setdefault("compute_metrics", compute_accuracy)
         super().__init__(
             model=model,
@@ -154,8 +189,23 @@ class UnlearningTrainer(Trainer):
         self._original_weights = self._original_norm = None
         self._checkpoint_dir = None
         self._has_report = self._is_saved = False
+        # Parameters and buffers that are saved in 16 bits, with their types; see `round_weights`.
+        self.saved_in_16_bits = {}
+        self.energy_kwh = None
         self._sums = {}
         self.add_callback(ObserveOriginal(self))
+
+    def find_forget_kind(self, model, forget_dataset, retained, label_column: str | None) -> str:
+        """`forget_kind` by the request or, without one, by the labels; the run says which it took it for."""
+        id2label = model.config.id2label
+        if self.request is not None:
+            if isinstance(forget_dataset, Dataset) and "pixel_values" not in forget_dataset.column_names:
+                label_column = find_label_column(forget_dataset, label_column, id2label)
+            return kind_of_request(self.request, label_column, self.source)
+        kind, reason = kind_of_labels(forget_dataset, retained, label_column, id2label)
+        what = "a whole class" if kind == "class" else "single images"
+        say(f"The forget set is taken for {what}: {reason}. A request or forget_kind says otherwise.")
+        return kind
 
     # ---- The update ----
 
@@ -284,13 +334,16 @@ class UnlearningTrainer(Trainer):
         if not self.is_fsdp_enabled:
             self.keep_original()
         self.passes, self._has_report, self._is_saved = 0, False, False
-        self.sha256_before = weights_sha256(self.model.state_dict())
+        self.sha256_before = weights_sha256(in_types(self.model.state_dict(), self.stored_in_16_bits))
         self.started, start = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.perf_counter()
-        with self.laid_out():
+        self.saved_in_16_bits = {}
+        with EnergyMeter() as energy, self.laid_out():
             result = super().train(*args, **kwargs)
             self.finish()
             self.model.eval()
+            self.round_weights()
             self.check_collapse()
+        self.energy_kwh = energy.kwh
         self.seconds = time.perf_counter() - start
         return result
 
@@ -342,6 +395,32 @@ class UnlearningTrainer(Trainer):
 
     def finish(self) -> None:
         """What a method does after the last batch, when weights may still move."""
+
+    def round_weights(self) -> None:
+        """
+        Rounds the weights of a model that was stored in 16 bits, which is what is saved then; leaves them in float32 if
+        rounding brings back what was forgotten.
+        """
+        if not self.stored_in_16_bits:
+            return
+        kind = str(next(iter(self.stored_in_16_bits.values()))).removeprefix("torch.")
+        if self.is_sharded:
+            say(f"The model was stored in {kind} and is saved in float32: sharded weights are not rounded.")
+            return
+        before = self.forget_accuracy()
+        # What the method aimed at, if it did, is reached all the same.
+        limit = max(before, self.step.target) if self.step is not None else before
+        exact = rounded(self.model, self.stored_in_16_bits)
+        after = self.forget_accuracy()
+        if after <= limit:
+            self.saved_in_16_bits = self.stored_in_16_bits
+            say(f"The model is saved in {kind}, as it was stored: accuracy on the forget set {100 * after:.1f} %.")
+        else:
+            self.swap_weights(exact)
+            say(
+                f"The model was stored in {kind} and is saved in float32: accuracy on the forget set is {100 * after:.1f} % "
+                f"after rounding and {100 * before:.1f} % before."
+            )
 
     # ---- The original model, and what became of it ----
 
@@ -562,10 +641,13 @@ class UnlearningTrainer(Trainer):
         folder = Path(output_dir or self.args.output_dir)
         aside = folder / "incomplete"
         shutil.rmtree(aside, ignore_errors=True)
+        cast(self.model, self.saved_in_16_bits)
         try:
             super()._save(str(aside), state_dict)
         except (OSError, SafetensorError) as error:
             raise SaveError(f"the model could not be written to {folder}: {error}") from error
+        finally:
+            cast(self.model, dict.fromkeys(self.saved_in_16_bits, torch.float32))
         # A pickle, which nobody needs: the report holds every setting.
         (aside / "training_args.bin").unlink()
         move_model(aside, folder)
@@ -621,26 +703,30 @@ class UnlearningTrainer(Trainer):
         Args:
             report ([`UnlearningReport`], *optional*):
                 What [`evaluate_unlearning`] returned. Without it, the accuracy on the forget set is all that is known.
-            request ([`ForgetRequest`], *optional*):
+            request ([`ForgetRequest`], *optional*, defaults to that of the trainer):
                 What was forgotten; the card describes it in words that name no record.
             dataset_name (`str`, *optional*):
-                Hub id or path of the dataset.
+                Hub id or path of the dataset, defaults to what the request or the dataset itself says.
             provenance ([`Provenance`], *optional*):
                 Where the images and the model come from. Without it, the record holds what the forget set says.
         """
+        request = request or self.request
         if not self._is_saved:
             self.save_model(_internal_call=True)
         if report is None:
             accuracies = {"original": self.start, "unlearned": self.forget_accuracy()}
             report = forget_set_report(accuracies, len(self.train_dataset))
         provenance = provenance or provenance_of(self, request)
-        report.run = run_facts(self, request, dataset_name, provenance)
+        report.run = run_facts(self, request, dataset_name or name_of_dataset(self.source, request), provenance)
         if self.is_world_process_zero():
             folder = Path(self.args.output_dir)
             report.to_json(folder / "report.json")
             save_figures(report, folder / "figures")
             write_record(folder, report, request, provenance)
             self.create_model_card()
+            if request is not None:
+                # Stays here: the hub never sees who or what was forgotten.
+                request.to_file(folder / REQUEST)
         self._has_report = True
 
     def init_hf_repo(self, token=None, private=None):
@@ -705,6 +791,30 @@ class UnlearningTrainer(Trainer):
         )
 
 
+def prepared_image(dataset, image_processor) -> torch.Tensor:
+    """
+    The shape in which the model gets its images, as an image of it, of shape `(1, C, H, W)`.
+
+    Raises:
+        [`InputError`]: if there are no pixel values and nothing that makes them.
+    """
+    if image_processor is not None:
+        return check_image_processor("processing_class", image_processor)
+    first = dataset[0]
+    if "pixel_values" not in first:
+        raise InputError(
+            "processing_class",
+            "is missing: the forget set has raw images, which the model's image processor prepares.",
+        )
+    pixel_values = torch.as_tensor(first["pixel_values"])
+    if pixel_values.dim() != 3:
+        raise InputError(
+            "forget_dataset",
+            f"has pixel_values of shape {list(pixel_values.shape)}; (channels, height, width) is needed.",
+        )
+    return pixel_values[None]
+
+
 class ObserveOriginal(TrainerCallback):
     """
     Has the trainer look at the original model when training begins: the model is on its device then and wrapped for
@@ -721,8 +831,8 @@ class ObserveOriginal(TrainerCallback):
 class PrepareDatasets:
     """Turns datasets with raw images into [`ImageDataset`]s; leaves those with `pixel_values` as they are."""
 
-    def __init__(self, label2id, image_processor, image_column, label_column):
-        self.label2id = label2id
+    def __init__(self, id2label, image_processor, image_column, label_column):
+        self.id2label = id2label
         self.image_processor = image_processor
         self.image_column = image_column
         self.label_column = label_column
@@ -730,8 +840,8 @@ class PrepareDatasets:
     def __call__(self, dataset):
         if isinstance(dataset, ImageDataset) or "pixel_values" in dataset[0]:
             return dataset
-        label_column = find_label_column(dataset, self.label_column)
-        label_ids = match_labels(dataset, label_column, self.label2id) if label_column else None
+        label_column = find_label_column(dataset, self.label_column, self.id2label)
+        label_ids = match_labels(dataset, label_column, self.id2label) if label_column else None
         return ImageDataset(dataset, self.image_processor, self.image_column, label_column, label_ids)
 
 

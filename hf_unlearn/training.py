@@ -5,7 +5,8 @@ from pathlib import Path
 from datasets import Dataset
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from .data import ImageDataset, find_label_column, match_labels
+from .data import ImageDataset
+from .labels import find_label_column, match_labels
 from .trainer import compute_accuracy
 
 
@@ -37,10 +38,10 @@ def train_classifier(
     Returns:
         `dict[str, float]`: `eval_accuracy` and `eval_loss` when there are unseen images.
     """
-    label_column = find_label_column(train, label_column)
+    label_column = find_label_column(train, label_column, model.config.id2label)
 
     def prepare(dataset):
-        label_ids = match_labels(dataset, label_column, model.config.label2id)
+        label_ids = match_labels(dataset, label_column, model.config.id2label)
         images = ImageDataset(dataset, image_processor, label_column=label_column, label_ids=label_ids)
         # Every epoch but the first finds them ready.
         images.keep()

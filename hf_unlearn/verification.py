@@ -11,8 +11,10 @@ import torch
 from datasets import DatasetDict
 from torch import nn
 
-from .data import ImageDataset, find_label_column, match_labels, read_column
+from .data import ImageDataset, check_dataset
 from .errors import InputError
+from .labels import find_label_column, match_labels, read_column
+from .precision import in_float32
 from .probes import (
     HEAD_INPUT,
     MEASURED_STEPS,
@@ -251,7 +253,7 @@ def verify_unlearning(
     image_processor,
     retrained_models: list[nn.Module] = (),
     *,
-    forget_kind: str = "class",
+    forget_kind: str | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
     learning_rate: float = 1e-4,
@@ -278,7 +280,7 @@ def verify_unlearning(
             The models' image processor.
         retrained_models (`list[PreTrainedModel]`, *optional*):
             Models trained without the forget set, best with different seeds.
-        forget_kind (`str`, *optional*, defaults to `"class"`):
+        forget_kind (`str`, *optional*, defaults to what `splits["forget"]` remembers from [`split_dataset`] or its labels say):
             `"class"`, `"subclass"` or `"images"`, for the control.
         image_column (`str`, *optional*):
             Found from the features when not given.
@@ -301,7 +303,21 @@ def verify_unlearning(
     """
     if "forget" not in splits:
         raise InputError("splits", f"there is no split 'forget'. Given: {', '.join(splits) or 'none'}.")
+    for name, split in splits.items():
+        check_dataset(f"splits[{name!r}]", split)
     columns = {"image_column": image_column, "label_column": label_column}
+    with in_float32(original_model, unlearned_model, *retrained_models):
+        return attack_models(
+            original_model, unlearned_model, splits, image_processor, retrained_models, forget_kind, columns,
+            learning_rate, max_images, batch_size, seed,
+        )  # fmt: skip
+
+
+def attack_models(
+    original_model, unlearned_model, splits, image_processor, retrained_models, forget_kind, columns, learning_rate,
+    max_images, batch_size, seed,
+) -> VerificationReport:  # fmt: skip
+    """All attacks on models in float32. For the arguments see [`verify_unlearning`]."""
 
     def draw(split: str, limit: int) -> Images:
         return draw_images(splits[split], image_processor, original_model, limit, batch_size, seed, **columns)
@@ -320,8 +336,8 @@ def verify_unlearning(
 
     models = {"original": original_model, "unlearned": unlearned_model}
     models["head-only"] = head_only(
-        original_model, splits["forget"], image_processor, forget_kind=forget_kind, batch_size=batch_size, seed=seed,
-        **columns,
+        original_model, splits["forget"], image_processor, forget_kind=forget_kind, retained=splits.get("retain"),
+        batch_size=batch_size, seed=seed, **columns,
     )  # fmt: skip
     models |= {f"retrained {number}": model for number, model in enumerate(retrained_models, 1)}
     report = VerificationReport(
@@ -462,12 +478,12 @@ def draw_images(
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(dataset), generator=generator)
     if label_column is None or label_column in dataset.column_names:
-        label_column = find_label_column(dataset, label_column)
+        label_column = find_label_column(dataset, label_column, original_model.config.id2label)
     else:
         label_column = None
     label_ids = None
     if label_column is not None:
-        label_ids = match_labels(dataset, label_column, original_model.config.label2id)
+        label_ids = match_labels(dataset, label_column, original_model.config.id2label)
         labels = torch.tensor([label_ids[value] for value in read_column(dataset, label_column)])
         order = order[rank_in_class(labels[order]).argsort(stable=True)]
     items = ImageDataset(dataset, image_processor, image_column, label_column, label_ids)

@@ -9,10 +9,10 @@ from .arguments import CheckpointArguments, DataArguments, ForgetArguments
 from .config import UnlearningConfig
 from .errors import InputError
 from .facts import description_of
+from .forget_kind import kind_of_request
 from .loading import load_checkpoints, load_splits
 from .plots import save_relearning_curves
 from .processes import say
-from .run import kind_of
 from .verification import VerificationReport, verify_unlearning
 
 
@@ -67,7 +67,7 @@ def verify(
     device = UnlearningConfig(output_dir="unused").device
 
     models, image_processor = load_checkpoints([*names, *(verify_args.retrained or [])], verify_args, device)
-    splits, columns = load_splits(data_args, forget_args, request, models[0].config.label2id, verify_args)
+    splits, columns, _ = load_splits(data_args, forget_args, request, models[0].config.id2label, verify_args)
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in splits.items())
     say(f"Forget set: {description_of(request)}. Splits: {sizes}.")
 
@@ -78,7 +78,7 @@ def verify(
         splits,
         image_processor,
         retrained,
-        forget_kind=kind_of(request, columns["label_column"]),
+        forget_kind=kind_of_request(request, columns["label_column"]),
         learning_rate=verify_args.relearning_rate,
         max_images=verify_args.max_images,
         batch_size=verify_args.batch_size,

@@ -54,7 +54,8 @@ from hf_unlearn import ForgetRequest, data
 from hf_unlearn.arguments import DataArguments, ForgetArguments, ModelArguments
 from hf_unlearn.errors import CollapsedModelError, InputError
 from hf_unlearn.evaluation import make_report, unique_names
-from hf_unlearn.loading import load_train_and_test, split_test
+from hf_unlearn.labels import match_labels
+from hf_unlearn.loading import load_train_and_test
 from hf_unlearn.logits import collect_logits_of_all, random_model
 from hf_unlearn.methods import load_method
 from hf_unlearn.report import METRICS
@@ -179,12 +180,11 @@ class Case:
         """By split, read once."""
         train, test = load_train_and_test(self.data_args, ModelArguments())
         image_column = data.find_image_column(train)
-        splits = dict(data.split_dataset(train, self.request, self.label_column, image_column))
-        splits |= split_test(test, self.request, self.label_column, image_column)
+        splits = data.split_dataset(train, self.request, self.label_column, image_column, test_dataset=test)
         image_processor = AutoImageProcessor.from_pretrained(self.base_folder())
         images = {}
         for name, split in splits.items():
-            label_ids = data.match_labels(split, self.label_column, self.original.config.label2id)
+            label_ids = match_labels(split, self.label_column, self.original.config.id2label)
             images[name] = data.ImageDataset(split, image_processor, image_column, self.label_column, label_ids)
             images[name].keep()
         return images

@@ -138,7 +138,9 @@ def main(names, data_args, forget_args, compare_args) -> None:
     loaded = [load_model(ModelArguments(model_name_or_path=name)) for name in names]
     models = dict(zip(("original", "unlearned", "retrained"), (model for model, _ in loaded), strict=True))
     image_processor, config = loaded[0][1], loaded[0][0].config
-    splits, columns = load_splits(data_args, forget_args, forget_args.to_request(), config.label2id, ModelArguments())
+    splits, columns, _ = load_splits(
+        data_args, forget_args, forget_args.to_request(), config.id2label, ModelArguments()
+    )
     if set(splits) != set(SPLITS):
         raise InputError("forget_request", f"must leave images in each of the splits {', '.join(SPLITS)}.")
 
@@ -164,7 +166,7 @@ def main(names, data_args, forget_args, compare_args) -> None:
 
     images = {name: ImageDataset(split, image_processor, columns["image_column"]) for name, split in splits.items()}
     labels = {
-        name: label_ids_of(split, name, columns["label_column"], config.label2id) for name, split in splits.items()
+        name: label_ids_of(split, name, columns["label_column"], config.id2label) for name, split in splits.items()
     }
     released = ReleasedWay(models | {"random": random_model(models["unlearned"])}, images, labels)
     start = time.process_time()

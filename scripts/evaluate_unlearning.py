@@ -44,9 +44,11 @@ def main(model_args, data_args, forget_args, evaluation_args) -> None:
         original, _ = load_model(
             replace(model_args, model_name_or_path=evaluation_args.original_model_name_or_path, model_revision="main")
         )
-    splits, columns = load_splits(data_args, forget_args, forget_args.to_request(), model.config.label2id, model_args)
+    splits, columns, drawn_from = load_splits(
+        data_args, forget_args, forget_args.to_request(), model.config.id2label, model_args
+    )
     model.to(device)
-    retrained = load_retrained(model_args, model.config.label2id, device)
+    retrained = load_retrained(model_args, model.config.id2label, device)
     report = evaluate_unlearning(
         model,
         splits,
@@ -55,9 +57,11 @@ def main(model_args, data_args, forget_args, evaluation_args) -> None:
         retrained_model=retrained[0] if retrained else None,
         further_retrained_models=tuple(retrained[1:]),
         batch_size=evaluation_args.batch_size,
+        max_eval_samples=data_args.max_eval_samples,
         logits_cache_dir=evaluation_args.logits_cache_dir,
         **columns,
     )
+    report.sampled |= drawn_from
     # The same on all processes: the first one prints and writes.
     if PartialState().is_main_process:
         report.print()

@@ -24,8 +24,9 @@ from transformers import (
 )
 
 from hf_unlearn.arguments import DataArguments, ForgetArguments, ModelArguments, message_of
-from hf_unlearn.data import find_label_column, split_dataset
+from hf_unlearn.data import split_dataset
 from hf_unlearn.errors import InputError
+from hf_unlearn.labels import find_label_column
 from hf_unlearn.loading import load_train_and_test
 from hf_unlearn.training import train_classifier
 

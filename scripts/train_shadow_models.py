@@ -42,8 +42,9 @@ from transformers import (
 from hf_unlearn import JiTConfig, JiTTrainer, __version__
 from hf_unlearn.arguments import DataArguments, ModelArguments, message_of
 from hf_unlearn.attacks import ShadowModels, attack_shadow_models
-from hf_unlearn.data import ImageDataset, find_image_column, find_label_column, match_labels
+from hf_unlearn.data import ImageDataset, find_image_column
 from hf_unlearn.errors import InputError
+from hf_unlearn.labels import find_label_column, match_labels
 from hf_unlearn.loading import load_train_and_test
 
 
@@ -108,10 +109,10 @@ def load_images(data_args: DataArguments, args: ShadowArguments) -> Images:
     test = test.select(rng.permutation(len(test))[: args.num_population])
 
     def prepare(dataset) -> Memory:
-        column = find_label_column(dataset, data_args.label_column_name)
+        column = find_label_column(dataset, data_args.label_column_name, config.id2label)
         if column is None:
             raise InputError("label_column_name", "the images need labels.")
-        label_ids = match_labels(dataset, column, config.label2id)
+        label_ids = match_labels(dataset, column, config.id2label)
         image_column = find_image_column(dataset, data_args.image_column_name)
         items = ImageDataset(dataset, image_processor, image_column, column, label_ids)
         items = [item for start in range(0, len(items), 256) for item in items.__getitems__(rows(start, len(items)))]

@@ -21,6 +21,7 @@ def make_trainer(method: str, folder, architecture: str = "resnet", retain=None,
     """
     config_class, trainer_class = load_method(method)
     settings = {
+        "forget_kind": "class",
         "per_device_train_batch_size": 16,
         "num_train_epochs": 1,
         "train_sampling_strategy": "sequential",

@@ -10,7 +10,8 @@ from datasets import DatasetDict
 from PIL import Image as PILImage
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor, ViTModel, pipeline
 
-from hf_unlearn import ForgetRequest, UnlearningReport
+from hf_unlearn import ForgetRequest, UnlearningReport, data
+from hf_unlearn.arguments import DataArguments
 from hf_unlearn.cli import main, parse_run_arguments
 from hf_unlearn.methods import METHODS, load_method
 
@@ -413,3 +414,50 @@ def test_model_stored_in_half_precision_runs_in_float32(command, saved_model, tm
     assert command("--forget_class", "cat", model=str(tmp_path / "half")) == 0
     report = UnlearningReport.from_json(tmp_path / "out" / "report.json")
     assert report.run["environment"]["dtype"] == "float32"
+
+
+# ---- Large data ----
+
+
+def test_what_is_only_measured_is_cut_and_the_table_says_so(command, tmp_path, monkeypatch, capsys):
+    looked_at = {}
+    looks = data.unreadable_images
+
+    def unreadable_images(split, image_column):
+        looked_at[len(split)] = True
+        return looks(split, image_column)
+
+    monkeypatch.setattr(data, "unreadable_images", unreadable_images)
+    assert command("--forget_class", "cat", "--max_eval_samples", "5") == 0
+    # 10 of 10 to forget, 5 of the 20 retained, 5 of 6 and 5 of 12 unseen: no other image is read.
+    assert set(looked_at) == {10, 5}
+    output = capsys.readouterr().out
+    assert "retain set (5 of 20)" in output and "retain test (5 of 12)" in output and "forget set (training" in output
+    report = UnlearningReport.from_json(tmp_path / "out" / "report.json")
+    assert report.splits == {"forget": 10, "retain": 5, "forget_test": 5, "retain_test": 5}
+    assert report.sampled == {"retain": 20, "forget_test": 6, "retain_test": 12}
+    assert "retain 5 of 20, drawn at random" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_zero_measures_all_and_so_many_are_the_default(command, tmp_path):
+    assert DataArguments().max_eval_samples == 10_000
+    assert command("--forget_class", "cat", "--max_eval_samples", "0") == 0
+    report = UnlearningReport.from_json(tmp_path / "out" / "report.json")
+    assert report.splits["retain"] == 20 and report.sampled == {}
+
+
+def test_first_line_of_a_run_says_how_many_images_the_folder_has(command, tmp_path, capsys):
+    folder = tmp_path / "to_forget"
+    folder.mkdir()
+    for name, image in zip(("a", "b", "train_c", "my-test-d"), make_images([0] * 4, seed=5), strict=True):
+        image.save(folder / f"{name}.png")
+    assert command("--forget_dir", str(folder), dataset=None) == 0
+    assert capsys.readouterr().out.startswith("Forgetting 4 images: a set of images.")
+
+
+def test_albums_of_a_folder_to_forget_are_no_classes(command, tmp_path, capsys):
+    for number, image in enumerate(make_images([0] * 4, seed=5)):
+        (tmp_path / "photos" / str(2020 + number)).mkdir(parents=True)
+        image.save(tmp_path / "photos" / str(2020 + number) / "a.png")
+    assert command("--forget_dir", str(tmp_path / "photos"), dataset=None) == 0
+    assert "The model has no class called 2020, 2021, 2022, … (4 in all)" in capsys.readouterr().out

@@ -7,21 +7,20 @@ from PIL import Image as PILImage
 from transformers import ConvNextImageProcessor, ViTImageProcessor
 
 from hf_unlearn import ForgetRequest, split_dataset
-from hf_unlearn import data as data_module
 from hf_unlearn.data import (
     ImageDataset,
     find_image_column,
-    find_label_column,
     load_dataset,
-    match_labels,
     pixel_range,
     to_rgb,
     unreadable_images,
 )
 from hf_unlearn.errors import InputError
+from hf_unlearn.folders import load_image_folder
+from hf_unlearn.labels import find_label_column, match_labels
 
 
-LABEL2ID = {"cat": 0, "dog": 1, "owl": 2}
+ID2LABEL = {0: "cat", 1: "dog", 2: "owl"}
 
 
 @pytest.mark.parametrize(
@@ -51,7 +50,7 @@ def test_split_takes_what_the_request_names_and_keeps_the_order(dataset, request
 def test_split_by_file_name(tmp_path):
     for number, image in enumerate(make_images([0, 1, 2], seed=0)):
         image.save(tmp_path / f"{number}.png")
-    folder = data_module.load_image_folder("train_dir", str(tmp_path))
+    folder = load_image_folder("train_dir", str(tmp_path))
     splits = split_dataset(folder, ForgetRequest(ids=["1.png"]))
     assert len(splits["forget"]) == 1 and len(splits["retain"]) == 2
     with pytest.raises(InputError, match="ids: not found in the file names of the images: 9.png"):
@@ -110,21 +109,21 @@ def test_missing_or_ambiguous_column_is_an_error(dataset):
 
 
 def test_labels_are_matched_by_name_not_by_position(dataset):
-    other_order = {"owl": 0, "Cat": 1, "dog": 2}
+    other_order = {0: "owl", 1: "Cat", 2: "dog"}
     assert match_labels(dataset["train"], "label", other_order) == {0: 1, 1: 2, 2: 0}
 
 
 def test_labels_may_be_strings_or_the_models_own_ids():
     names = Dataset.from_dict({"label": ["dog", "cat"]})
-    assert match_labels(names, "label", LABEL2ID) == {"dog": 1, "cat": 0}
-    assert match_labels(Dataset.from_dict({"label": [2, 0]}), "label", LABEL2ID) == {0: 0, 2: 2}
+    assert match_labels(names, "label", ID2LABEL) == {"dog": 1, "cat": 0}
+    assert match_labels(Dataset.from_dict({"label": [2, 0]}), "label", ID2LABEL) == {0: 0, 2: 2}
 
 
 def test_class_that_the_model_does_not_know_is_an_error(dataset):
     with pytest.raises(InputError, match="the model has no label owl of column 'label'. Its labels: cat, dog"):
-        match_labels(dataset["train"], "label", {"cat": 0, "dog": 1})
+        match_labels(dataset["train"], "label", {0: "cat", 1: "dog"})
     with pytest.raises(InputError, match="label 7 of column 'label' is no label id of the model"):
-        match_labels(Dataset.from_dict({"label": [0, 7]}), "label", LABEL2ID)
+        match_labels(Dataset.from_dict({"label": [0, 7]}), "label", ID2LABEL)
 
 
 def colored(mode: str) -> PILImage.Image:
@@ -165,7 +164,7 @@ def test_image_of_any_size_becomes_pixel_values(size, processor):
 
 def test_image_dataset_gives_the_models_label_ids(dataset, image_processor):
     train = dataset["train"]
-    ids = match_labels(train, "label", {"owl": 0, "cat": 1, "dog": 2})
+    ids = match_labels(train, "label", {0: "owl", 1: "cat", 2: "dog"})
     items = ImageDataset(train, image_processor, label_column="label", label_ids=ids).__getitems__([0, 1, 2])
     assert [item["labels"] for item in items] == [1, 2, 0]
 
@@ -186,7 +185,7 @@ def test_unreadable_images_are_named(tmp_path):
     whole = (tmp_path / "1.png").read_bytes()
     (tmp_path / "1.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "2.png").write_bytes(b"no image")
-    folder = data_module.load_image_folder("train_dir", str(tmp_path))
+    folder = load_image_folder("train_dir", str(tmp_path))
     assert sorted(unreadable_images(folder, "image").values()) == ["1.png", "2.png"]
 
 

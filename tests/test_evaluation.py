@@ -12,9 +12,10 @@ from datasets import Dataset, DatasetDict
 from peft import LoraConfig, get_peft_model
 
 from hf_unlearn import ForgetRequest, UnlearningReport, evaluate_unlearning, split_dataset
-from hf_unlearn.data import ImageDataset, match_labels
+from hf_unlearn.data import ImageDataset
 from hf_unlearn.errors import InputError
 from hf_unlearn.evaluation import confusion, confusion_classes, make_report
+from hf_unlearn.labels import match_labels
 from hf_unlearn.logits import collect_logits
 from hf_unlearn.metrics.activation_distance.activation_distance import ActivationDistance
 from hf_unlearn.metrics.average_gap.average_gap import AverageGap
@@ -51,7 +52,7 @@ def test_logits_are_those_of_the_model_in_order(resnet, dataset, image_processor
         dataset["train"],
         image_processor,
         label_column="label",
-        label_ids=match_labels(dataset["train"], "label", resnet.config.label2id),
+        label_ids=match_labels(dataset["train"], "label", resnet.config.id2label),
     )
     logits, labels = collect_logits(resnet, images, batch_size=7)
     with torch.no_grad():

@@ -18,7 +18,7 @@ from hf_unlearn import UnlearningReport
 from hf_unlearn.cli import main
 from hf_unlearn.energy import EnergyMeter
 from hf_unlearn.hub import PUBLISHED
-from hf_unlearn.record import dataset_commit, read_record
+from hf_unlearn.record import hub_source, read_record
 
 
 ROOT = Path(__file__).parents[1]
@@ -246,11 +246,11 @@ def test_forget_folder_is_recorded_by_pixels_and_paths(saved_model, tmp_path, ca
     assert capsys.readouterr().out.count("was in the forget set") == 2
 
 
-def test_commit_of_a_dataset_is_read_from_its_files():
+def test_id_and_commit_of_a_dataset_are_read_from_its_files():
     dataset = Dataset.from_dict({"x": [1]})
-    assert dataset_commit(dataset) is None
+    assert hub_source(dataset) == (None, None)
     dataset.info.download_checksums = {f"hf://datasets/org/data@{'ab' * 20}/train.parquet": {"num_bytes": 1}}
-    assert dataset_commit(dataset) == "ab" * 20
+    assert hub_source(dataset) == ("org/data", "ab" * 20)
 
 
 def test_energy_is_that_of_codecarbon_or_none(monkeypatch):

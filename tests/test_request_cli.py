@@ -10,8 +10,9 @@ from PIL import Image as PILImage
 
 from hf_unlearn import ForgetRequest
 from hf_unlearn.cli import main
-from hf_unlearn.data import load_image_folder, matching_rows, to_rgb
+from hf_unlearn.data import matching_rows, to_rgb
 from hf_unlearn.errors import InputError
+from hf_unlearn.folders import load_image_folder
 from hf_unlearn.image_hash import NEAR, differing_bits, perceptual_hash, pixel_sha256
 
 

@@ -17,8 +17,9 @@ from transformers import ResNetConfig, ResNetForImageClassification, TrainerCall
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from hf_unlearn import JiTConfig, JiTTrainer, data, trainer
-from hf_unlearn.data import ImageDataset, match_labels, shared_tensor
+from hf_unlearn.data import ImageDataset, shared_tensor
 from hf_unlearn.early_features import EarlyFeatures, find_cut
+from hf_unlearn.labels import match_labels
 from hf_unlearn.step_size import last_stage_and_head
 from hf_unlearn.trainer import most_that_fit
 
@@ -139,7 +140,7 @@ def test_automatic_step_is_the_same_with_and_without_what_is_kept(
 
 def make_images(dataset, image_processor):
     split = dataset["train"].select(range(5))
-    label_ids = match_labels(split, "label", {"cat": 0, "dog": 1, "owl": 2})
+    label_ids = match_labels(split, "label", {0: "cat", 1: "dog", 2: "owl"})
     return ImageDataset(split, image_processor, label_column="label", label_ids=label_ids)
 
 
@@ -239,11 +240,12 @@ def test_weights_are_channels_last_while_they_move_and_not_afterwards(
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, width], depths=[1, 1], layer_type="basic", **LABELS)
     model = ResNetForImageClassification(config)
     weight = model.resnet.encoder.stages[1].layers[0].layer[1].convolution.weight
-    seen = []
-    model.register_forward_hook(lambda *_: seen.append(weight.is_contiguous(memory_format=torch.channels_last)))
     args = JiTConfig(output_dir=str(tmp_path), step_rule="fixed", learning_rate=1e-6, disable_tqdm=True)
     forget = dataset["train"].select(range(4))
-    JiTTrainer(model=model, args=args, processing_class=image_processor, forget_dataset=forget).train()
+    trainer = JiTTrainer(model=model, args=args, processing_class=image_processor, forget_dataset=forget)
+    seen = []
+    model.register_forward_hook(lambda *_: seen.append(weight.is_contiguous(memory_format=torch.channels_last)))
+    trainer.train()
     assert seen and all(was == channels_last for was in seen)
     assert weight.is_contiguous()
 

@@ -155,6 +155,7 @@ def forget_set(dataset):
 
 def train(model, forget_set, image_processor, tmp_path, **settings):
     settings = {
+        "forget_kind": "class",
         "forget_target": 0.5,
         "per_device_train_batch_size": 4,
         "disable_tqdm": True,

@@ -19,7 +19,7 @@ def forget_set(dataset):
 
 def make_trainer(model, forget_set, image_processor, tmp_path, **settings):
     settings = {
-        "step_rule": "fixed", "learning_rate": 0.1, "per_device_train_batch_size": 4, "num_perturbations": 2,
+        "forget_kind": "class", "step_rule": "fixed", "learning_rate": 0.1, "per_device_train_batch_size": 4, "num_perturbations": 2,
         "disable_tqdm": True, "allow_collapse": True, **settings,
     }  # fmt: skip
     return JiTTrainer(

@@ -79,7 +79,7 @@ class EMMNTrainer(UnlearningTrainer):
 
     def __init__(self, model, args, **kwargs):
         super().__init__(model, args, **kwargs)
-        check_forget_kind(self._name, args.forget_kind, ("class",))
+        check_forget_kind(self._name, self.args.forget_kind, ("class",))
 
     def make_training_set(self, forget, retain):
         num_images = self.args.noise_images_per_class * self.model.config.num_labels

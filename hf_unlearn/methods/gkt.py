@@ -97,7 +97,7 @@ class GKTTrainer(UnlearningTrainer):
 
     def __init__(self, model, args, **kwargs):
         super().__init__(model, args, **kwargs)
-        check_forget_kind(self._name, args.forget_kind, ("class",))
+        check_forget_kind(self._name, self.args.forget_kind, ("class",))
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise InputError("method", f"{self._name} does not run on sharded weights. Use data parallelism.")
 

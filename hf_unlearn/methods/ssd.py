@@ -79,12 +79,12 @@ class SSDTrainer(UnlearningTrainer):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise InputError("method", f"{self._name} does not run on sharded weights. Use data parallelism.")
         most = self.most_selective()
-        if args.selection_weighting is None:
-            args.selection_weighting = min(10.0, most / 2)
-        if args.selection_weighting >= most:
+        if self.args.selection_weighting is None:
+            self.args.selection_weighting = min(10.0, most / 2)
+        if self.args.selection_weighting >= most:
             raise InputError(
                 "selection_weighting",
-                f"must be less than {most:.3g}, got {args.selection_weighting}: to a forget set of "
+                f"must be less than {most:.3g}, got {self.args.selection_weighting}: to a forget set of "
                 f"{len(self.train_dataset)} images out of {len(self.training_set)} no weight matters more than {most:.3g} "
                 "times as much as to all of them, and none would change.",
             )

@@ -75,7 +75,7 @@ class UNSIRTrainer(UnlearningTrainer):
 
     def __init__(self, model, args, **kwargs):
         super().__init__(model, args, **kwargs)
-        check_forget_kind(self._name, args.forget_kind, ("class", "subclass"))
+        check_forget_kind(self._name, self.args.forget_kind, ("class", "subclass"))
 
     def make_training_set(self, forget, retain):
         parts = super().make_training_set(forget, retain).parts
