@@ -1,9 +1,7 @@
 """U-LiRA and RMIA against their definitions written out, on cases whose answer is known, and the script's cache."""
 
-import importlib.util
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +17,7 @@ from hf_unlearn.attacks import (
     u_lira,
 )
 from hf_unlearn.errors import InputError
+from scripts.benchmarks.verification import shadow_models as script
 
 
 def softmax(logits):
@@ -128,17 +127,8 @@ def test_shadow_models_must_be_complete():
 # ---- The script ----
 
 
-@pytest.fixture(scope="module")
-def script():
-    path = Path(__file__).parents[1] / "scripts" / "train_shadow_models.py"
-    spec = importlib.util.spec_from_file_location("train_shadow_models", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def arguments(script, saved_model, saved_dataset, tmp_path):
+def arguments(saved_model, saved_dataset, tmp_path):
     data_args = DataArguments(dataset_name=saved_dataset, label_column_name="label")
     return data_args, script.ShadowArguments(
         model_name_or_path=saved_model, output_dir=str(tmp_path), num_models=6, num_targets=8, num_population=6,
@@ -146,13 +136,13 @@ def arguments(script, saved_model, saved_dataset, tmp_path):
     )  # fmt: skip
 
 
-def test_members_are_halves_and_their_complements(script, arguments):
+def test_members_are_halves_and_their_complements(arguments):
     members = np.stack([script.members_of(number, arguments[1]) for number in range(6)])
     assert (members[::2] == ~members[1::2]).all() and (members.sum(axis=1) == 4).all()
     assert len({row.tobytes() for row in members}) > 2
 
 
-def test_key_changes_with_recipe_and_images_and_with_nothing_else(script, arguments):
+def test_key_changes_with_recipe_and_images_and_with_nothing_else(arguments):
     data_args, args = arguments
     images = script.load_images(data_args, args)
     key = script.content_key(0, images, args)
@@ -166,7 +156,7 @@ def test_key_changes_with_recipe_and_images_and_with_nothing_else(script, argume
     assert script.content_key(0, images, args) != key
 
 
-def test_models_that_are_there_are_not_trained_again(script, arguments, tmp_path, monkeypatch):
+def test_models_that_are_there_are_not_trained_again(arguments, tmp_path, monkeypatch):
     data_args, args = arguments
     images = script.load_images(data_args, args)
     paths = [tmp_path / f"{script.content_key(number, images, args)}.npz" for number in range(6)]
@@ -186,7 +176,7 @@ def test_models_that_are_there_are_not_trained_again(script, arguments, tmp_path
     assert json.loads((tmp_path / "attacks.json").read_text())["attacks"] == results
 
 
-def test_an_odd_number_of_models_is_refused(script, arguments):
+def test_an_odd_number_of_models_is_refused(arguments):
     data_args, args = arguments
     args.num_models = 7
     with pytest.raises(InputError, match="even number"):

@@ -12,17 +12,13 @@ import pandas as pd
 import pytest
 import yaml
 
-
-SCRIPTS = Path(__file__).parents[1] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
-import benchmark  # noqa: E402
-import make_tables  # noqa: E402
-
-from hf_unlearn.methods import METHODS  # noqa: E402
+from hf_unlearn.methods import METHODS
+from scripts.benchmarks.methods import make_tables
+from scripts.benchmarks.methods import run as benchmark
 
 
-CONFIGS = sorted((SCRIPTS / "benchmark_configs").glob("*.yaml"))
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "scripts" / "benchmarks" / "methods" / "configs").glob("*.yaml"))
 
 
 @pytest.fixture
@@ -71,8 +67,10 @@ def kill_after(config: dict, folder: Path, rows: int) -> None:
     file = folder.with_suffix(".yaml")
     file.write_text(yaml.safe_dump(config))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, str(SCRIPTS / "benchmark.py"), str(file), "--output_dir", str(folder)]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-m", benchmark.__name__, str(file), "--output_dir", str(folder)]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     while process.poll() is None and len(list(folder.glob("runs/*.json"))) < rows:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
@@ -172,17 +170,16 @@ def test_files_name_every_method_and_separate_seeds(path):
 
 @pytest.mark.parametrize("page", ["README.md", "docs/methods.md"])
 def test_pages_hold_the_tables_of_the_committed_results(page):
-    root = SCRIPTS.parent
     rows = pd.concat(
-        [make_tables.read_results(path) for path in sorted((root / "docs" / "methods").glob("*.parquet"))]
+        [make_tables.read_results(path) for path in sorted((ROOT / "docs" / "methods").glob("*.parquet"))]
     )
-    text = (root / page).read_text(encoding="utf-8")
+    text = (ROOT / page).read_text(encoding="utf-8")
     assert make_tables.fill(text, make_tables.sections(rows)) == text
     assert "<!-- begin overview -->" in text
 
 
 def test_committed_results_hold_every_method_and_three_seeds():
-    paths = sorted((SCRIPTS.parent / "docs" / "methods").glob("*.parquet"))
+    paths = sorted((ROOT / "docs" / "methods").glob("*.parquet"))
     rows = pd.concat([make_tables.read_results(path) for path in paths])
     assert set(rows["method"]) == {*METHODS, *make_tables.YARDSTICKS}
     assert (rows.groupby(["benchmark", "model", "scenario", "label"])["number"].nunique() == 3).all()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark_speed.py"
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -16,10 +16,10 @@ def update(tmp_path_factory):
     """The update of one image, three perturbations: its rows, by way, and what was printed."""
     folder = tmp_path_factory.mktemp("speed")
     command = [
-        sys.executable, SCRIPT, "update", "--models", "resnet-18", "--image_sizes", "32", "--batch_sizes", "1",
+        sys.executable, "-m", "scripts.benchmarks.performance.run", "update", "--models", "resnet-18", "--image_sizes", "32", "--batch_sizes", "1",
         "--num_perturbations", "3", "--repeats", "1", "--device", "cpu", "--output_dir", folder,
     ]  # fmt: skip
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
     assert (folder / "update.png").stat().st_size > 0
     with open(folder / "update.csv", newline="") as file:
         return {row["way"]: row for row in csv.DictReader(file)}, done.stdout

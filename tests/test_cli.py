@@ -123,7 +123,7 @@ def test_existing_run_is_replaced_only_on_demand(command, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "scripts" / "paper_configs").glob("*.yaml")), ids=lambda path: path.stem
+    "path", sorted((ROOT / "scripts" / "paper" / "definitions" / "configs").glob("*.yaml")), ids=lambda path: path.stem
 )
 def test_configs_of_the_paper_are_ready_for_use(path):
     *_, settings = parse_run_arguments(["--output_dir", "out", "--config", str(path)])

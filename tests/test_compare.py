@@ -1,9 +1,7 @@
 """`hf-unlearn compare`: tables over any checkpoints, and one clear line for everything it cannot use."""
 
-import importlib.util
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +12,7 @@ from hf_unlearn import UnlearningReport
 from hf_unlearn.cli import main
 from hf_unlearn.compare import about_the_band, make_parser
 from hf_unlearn.report import weights_sha256
+from scripts.benchmarks.evaluation import speed as benchmark
 
 
 @pytest.fixture(scope="module")
@@ -102,13 +101,9 @@ def test_second_comparison_reads_the_cache(compare, checkpoints, tmp_path, monke
 
 
 def test_benchmark_finds_the_numbers_of_the_released_way_which_passes_every_split_for_every_metric(
-    checkpoints, saved_dataset, capsys
+    checkpoints, saved_dataset, capsys, monkeypatch
 ):
-    path = Path(__file__).parents[1] / "scripts" / "benchmark_evaluation.py"
-    spec = importlib.util.spec_from_file_location("benchmark_evaluation", path)
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
-    benchmark.REPEATS = 1
+    monkeypatch.setattr(benchmark, "REPEATS", 1)
     flags = ["--dataset_name", saved_dataset, "--label_column_name", "label", "--forget_class", "cat"]
     *arguments, positional = make_parser().parse_args_into_dataclasses([*checkpoints[:3], *flags])
     benchmark.main(positional.models, *arguments)

@@ -1,7 +1,6 @@
 """The low-dimensional experiments: what they measure, against definitions written out, and the page about them."""
 
 import copy
-import importlib.util
 import json
 import math
 import re
@@ -13,19 +12,13 @@ import torch
 from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 
+from scripts.paper.low_dimensional import blobs, entropy
+from scripts.paper.low_dimensional.run import tables
+from scripts.paper.low_dimensional.sigmoid import jit_on_sigmoid, mean_pull
+
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "low_dimensional.md"
-
-
-def load_script():
-    spec = importlib.util.spec_from_file_location("low_dimensional", ROOT / "scripts" / "low_dimensional.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load_script()
 
 
 def sigmoid(x):
@@ -50,7 +43,7 @@ def line(a, b, c):
 
 
 def test_blobs_hold_100_points_a_class_and_the_forget_points_belong_to_class_1():
-    points, labels = script.make_blobs(3)
+    points, labels = blobs.make_blobs(3)
     assert torch.bincount(labels).tolist() == [100, 100]
     assert points[-2:].tolist() == [pytest.approx((0.6, 0.1)), pytest.approx((1.3, 2.2))]
     assert labels[-2:].tolist() == [1, 1]
@@ -59,16 +52,16 @@ def test_blobs_hold_100_points_a_class_and_the_forget_points_belong_to_class_1()
 def test_changed_decisions_are_counted_on_the_grid_near_the_point_and_away_from_it():
     # Only points of the grid with -0.52 < x ≤ -0.01 change class.
     near, far = [], []
-    for x, y in script.GRID.tolist():
+    for x, y in blobs.GRID.tolist():
         changed = -0.52 < x <= -0.01
         (near if math.dist((x, y), (0.03, 0.02)) <= 1 else far).append(changed)
-    measured = script.changed_decisions(line(1, 0, 0.01), line(1, 0, 0.52), torch.tensor([0.03, 0.02]))
+    measured = blobs.changed_decisions(line(1, 0, 0.01), line(1, 0, 0.52), torch.tensor([0.03, 0.02]))
     assert measured == pytest.approx((100 * np.mean(near), 100 * np.mean(far)))
     assert near and measured[0] > measured[1] > 0
 
 
 def test_boundary_of_a_line_and_its_normals():
-    points, normals = script.find_boundary(line(3, 4, 1))
+    points, normals = blobs.find_boundary(line(3, 4, 1))
     # Five-digit coordinates, float32.
     assert (3 * points[:, 0] + 4 * points[:, 1] + 1).abs().max() < 1e-4
     assert normals.tolist() == [pytest.approx((0.6, 0.8), abs=1e-5)] * len(points)
@@ -77,28 +70,28 @@ def test_boundary_of_a_line_and_its_normals():
 
 
 def test_distance_moved_is_taken_along_the_normal():
-    points, normals = script.find_boundary(line(1, 0, 0))
-    assert script.distance_moved(line(1, 0, -0.31), points, normals).tolist() == pytest.approx([0.31] * len(points))
+    points, normals = blobs.find_boundary(line(1, 0, 0))
+    assert blobs.distance_moved(line(1, 0, -0.31), points, normals).tolist() == pytest.approx([0.31] * len(points))
     # x = y / 4 meets the normal at (x, y) = (0, y) after |y| / 4.
     expected = (points[:, 1].abs() / 4).tolist()
-    assert script.distance_moved(line(4, -1, 0), points, normals).tolist() == pytest.approx(expected, abs=1e-5)
+    assert blobs.distance_moved(line(4, -1, 0), points, normals).tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_distance_moved_ends_at_the_reach():
-    points, normals = script.find_boundary(line(1, 0, 0))
+    points, normals = blobs.find_boundary(line(1, 0, 0))
     for after in (line(1, 0, 3), line(0, 0, 1)):
-        assert set(script.distance_moved(after, points, normals).tolist()) == {script.REACH}
+        assert set(blobs.distance_moved(after, points, normals).tolist()) == {blobs.REACH}
 
 
 def test_distance_moved_takes_the_nearest_of_two_boundaries():
-    points, normals = script.find_boundary(line(1, 0, 0))
+    points, normals = blobs.find_boundary(line(1, 0, 0))
 
     def two_lines(points):
         height = (points[:, 0] - 0.2) * (points[:, 0] + 1.1)
         return torch.stack([-height, height], dim=1)
 
     # Linear between steps of 0.025, while the height is a parabola.
-    assert script.distance_moved(two_lines, points, normals).tolist() == pytest.approx([0.2] * len(points), abs=1e-3)
+    assert blobs.distance_moved(two_lines, points, normals).tolist() == pytest.approx([0.2] * len(points), abs=1e-3)
 
 
 @pytest.fixture
@@ -118,7 +111,7 @@ def test_jit_step_is_one_gradient_step_on_one_point(network, stop_gradient):
         total = total + (network(point[None]) - (moved.detach() if stop_gradient else moved)).norm() / noise.norm()
     gradients = torch.autograd.grad(total / 25, list(network.parameters()), allow_unused=True)
 
-    after = script.jit_step(network, point, 0.03, "logits", stop_gradient, seed=5)
+    after = blobs.jit_step(network, point, 0.03, "logits", stop_gradient, seed=5)
     for old, new, gradient in zip(network.parameters(), after.parameters(), gradients, strict=True):
         torch.testing.assert_close(new, old - 0.03 * (0 if gradient is None else gradient))
 
@@ -129,7 +122,7 @@ def test_greedy_relabelling_ends_with_the_other_label_and_leaves_the_original(ne
     before = copy.deepcopy(network.state_dict())
     point = torch.tensor([1.3, 2.2])
     assert network(point[None]).argmax() == 1
-    assert script.greedy(network, point)(point[None]).argmax() == 0
+    assert blobs.greedy(network, point)(point[None]).argmax() == 0
     assert all(torch.equal(before[name], weight) for name, weight in network.state_dict().items())
 
 
@@ -139,20 +132,20 @@ def test_greedy_relabelling_ends_with_the_other_label_and_leaves_the_original(ne
 @pytest.mark.parametrize("x", [-2, -0.5, 0, 0.25, 1.5, 4])
 def test_gradient_through_both_outputs_flattens_inside_and_steepens_outside(x):
     # For small σ the loss is w S'(wx); its derivative at w = 1 is S'(x) (1 - x tanh(x / 2)).
-    w, _ = script.jit_on_sigmoid(x, sigma=0.001, stop_gradient=False, rate=0.5, steps=1)
+    w, _ = jit_on_sigmoid(x, sigma=0.001, stop_gradient=False, rate=0.5, steps=1)
     assert w == pytest.approx(1 - 0.5 * slope(x) * (1 - x * math.tanh(x / 2)), abs=1e-5)
     assert (w < 1) == (abs(x) < 1.543)
 
 
 @pytest.mark.parametrize("x", [-2, 0, 0.5, 4])
 def test_with_a_constant_perturbed_output_nothing_moves_in_the_mean(x):
-    assert script.jit_on_sigmoid(x, rate=10.0, bias_moves=True) == pytest.approx((1, 0), abs=1e-9)
+    assert jit_on_sigmoid(x, rate=10.0, bias_moves=True) == pytest.approx((1, 0), abs=1e-9)
 
 
 def test_with_a_constant_perturbed_output_single_draws_move_by_the_mean_of_one_over_the_noise():
     noise = torch.tensor([0.4, -1.2, 2.0, -0.1], dtype=torch.float64)
     mean = (1 / 0.4 - 1 / 1.2 + 1 / 2.0 - 1 / 0.1) / 4
-    w, b = script.jit_on_sigmoid(1.5, noise=noise, rate=0.01, steps=1, bias_moves=True)
+    w, b = jit_on_sigmoid(1.5, noise=noise, rate=0.01, steps=1, bias_moves=True)
     assert (w, b) == pytest.approx((1 + 0.01 * mean * 1.5 * slope(1.5), 0.01 * mean * slope(1.5)))
 
 
@@ -162,25 +155,25 @@ def test_the_clamp_pulls_points_within_it_outwards_and_points_beyond_it_inwards(
     # The mean of 1 / ξ over two million equally probable values.
     noise = sigma * torch.distributions.Normal(0, 1).icdf((torch.arange(2_000_000, dtype=torch.float64) + 0.5) / 2e6)
     clamped = (x + noise).clamp(-clamp, clamp) - x
-    pull = script.mean_pull(x, clamp, sigma)
+    pull = mean_pull(x, clamp, sigma)
     assert pull == pytest.approx((1 / clamped).mean().item(), abs=1e-3)
     assert np.sign(pull * x) == (0 if x == 0 else 1 if abs(x) < clamp else -1)
     # A thousand values in place of two million.
-    w, _ = script.jit_on_sigmoid(x, sigma=sigma, clamp=clamp, rate=0.01, steps=1)
+    w, _ = jit_on_sigmoid(x, sigma=sigma, clamp=clamp, rate=0.01, steps=1)
     assert w - 1 == pytest.approx(0.01 * pull * x * slope(x), rel=0.02, abs=1e-6)
 
 
 @pytest.mark.parametrize("x", [-2, 0, 0.5, 1.25])
 def test_the_squared_ratio_flattens_everywhere_but_at_the_middle(x):
     # For small σ the mean gradient is -S''(x) x S'(x) = S'(x)² x tanh(x / 2).
-    w, _ = script.jit_on_sigmoid(x, sigma=0.01, power=2, rate=1.0, steps=1)
+    w, _ = jit_on_sigmoid(x, sigma=0.01, power=2, rate=1.0, steps=1)
     assert w == pytest.approx(1 - slope(x) ** 2 * x * math.tanh(x / 2), abs=1e-4)
 
 
 @pytest.mark.parametrize("x", [-2, 0, 0.5])
 def test_logits_of_a_line_flatten_alike_at_every_point(x):
     # |w ξ| / |ξ| = w: its derivative is 1.
-    w, _ = script.jit_on_sigmoid(x, stop_gradient=False, logits=True, rate=0.3, steps=1)
+    w, _ = jit_on_sigmoid(x, stop_gradient=False, logits=True, rate=0.3, steps=1)
     assert w == pytest.approx(0.7)
 
 
@@ -190,18 +183,18 @@ def test_logits_of_a_line_flatten_alike_at_every_point(x):
 def test_entropy_is_in_nats():
     logits = torch.tensor([[0.0, 0, 0, 0], [100, 0, 0, 0], [math.log(3), 0, -100, -100]])
     expected = [math.log(4), 0, -0.75 * math.log(0.75) - 0.25 * math.log(0.25)]
-    assert script.output_entropy(logits).tolist() == pytest.approx(expected, abs=1e-6)
+    assert entropy.output_entropy(logits).tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_wilcoxon_pairs_the_images_and_is_two_sided():
     retrained = np.array([0.1, 0.2, 0.3, 0.4, 0.5])
     # All five differences have one sign: the exact p is 2 / 2⁵, whatever their size.
     larger = retrained + [1, 2, 3, 4, 5]
-    p = script.compare_entropies({"original": larger, "retrained": retrained, "JiT": retrained - [1, 2, 3, 4, 5]})
+    p = entropy.compare_entropies({"original": larger, "retrained": retrained, "JiT": retrained - [1, 2, 3, 4, 5]})
     assert p == pytest.approx({"original": 0.0625, "JiT": 0.0625})
 
 
-@pytest.mark.parametrize("unlearn", [script.unlearn_by_released_loss, script.unlearn_automatically])
+@pytest.mark.parametrize("unlearn", [entropy.unlearn_by_released_loss, entropy.unlearn_automatically])
 def test_unlearning_stops_at_the_accuracy_asked_for_and_leaves_the_original(unlearn):
     torch.manual_seed(0)
     config = ViTConfig(
@@ -212,23 +205,23 @@ def test_unlearning_stops_at_the_accuracy_asked_for_and_leaves_the_original(unle
     images = torch.randn(20, 1, 8, 8)
     labels = model(pixel_values=images).logits.argmax(dim=1)
     unlearned = unlearn(model, images, labels, 0.8, seed=0)
-    assert script.accuracy(unlearned, images, labels) <= 0.8
-    assert script.accuracy(model, images, labels) == 1
+    assert entropy.accuracy(unlearned, images, labels) <= 0.8
+    assert entropy.accuracy(model, images, labels) == 1
 
 
 # ---- The page ----
 
 
 def test_the_command_of_the_page_is_there():
-    command = re.search(r"^python (\S+) --output_dir (\S+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    assert (ROOT / command[1]).is_file()
+    command = re.search(r"^python -m (\S+) --output_dir (\S+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert (ROOT / command[1].replace(".", "/")).with_suffix(".py").is_file()
     assert (ROOT / command[2] / "numbers.json").is_file()
 
 
 def test_the_tables_of_the_page_are_those_of_the_numbers():
     numbers = json.loads((ROOT / "docs" / "low_dimensional" / "numbers.json").read_text())
     page = PAGE.read_text(encoding="utf-8")
-    for table in script.tables(numbers):
+    for table in tables(numbers):
         assert table in page
 
 

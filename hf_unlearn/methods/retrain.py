@@ -18,8 +18,9 @@ class RetrainConfig(UnlearningConfig):
     Configuration of [`RetrainTrainer`].
 
     Parameters whose default differs from [`UnlearningConfig`]. The recipe is ours, that of
-    `scripts/small_networks.py`: AdamW with a rate that rises for a fifth of the updates and falls along a cosine. Give
-    the recipe that the original was trained by: otherwise the difference between recipes is taken for forgetting.
+    `scripts/benchmarks/auto_step/train_networks.py`: AdamW with a rate that rises for a fifth of the updates and falls
+    along a cosine. Give the recipe that the original was trained by: otherwise the difference between recipes is taken
+    for forgetting.
 
     optim (`str`, *optional*, defaults to `"adamw_torch"`)
     weight_decay (`float`, *optional*, defaults to 0.05)

@@ -1,13 +1,11 @@
 """
-The small networks that the automatic step is measured on, and the images that they are trained on:
+Images and small networks that several pages are measured on, and how they are trained, loaded, unlearned and asked.
 
-    python scripts/small_networks.py --models_dir models --cifar_dir cifar10   # about 40 minutes on one CPU core
-
-Four architectures on three problems. `full`: Fashion-MNIST, three seeds. `groups`: the same images with three labels
-(tops; footwear; bags, trousers and dresses), and retrained without sandals and without bags. `many`: 50 classes of 80
-images each (Fashion-MNIST and CIFAR-10, each upright and turned by 90°, and handwritten digits), over-fitted.
---data_dir holds the four files of the Debian package dataset-fashion-mnist; --cifar_dir the two parquet files of the
-hub's CIFAR-10, which `many` alone needs. Networks that are there are left alone.
+Four architectures on three problems, trained by auto_step/train_networks.py. `full`: Fashion-MNIST. `groups`: the
+same images with three labels (tops; footwear; bags, trousers and dresses). `many`: 50 classes of 80 images each
+(Fashion-MNIST and CIFAR-10, each upright and turned by 90°, and handwritten digits). --data_dir holds the four files
+of the Debian package dataset-fashion-mnist; --cifar_dir the two parquet files of the hub's CIFAR-10, which `many`
+alone needs.
 """
 
 import argparse
@@ -18,56 +16,43 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from datasets import Dataset, disable_progress_bars, load_dataset
 from torch.nn.functional import cross_entropy
-from transformers import (
-    AutoModelForImageClassification,
-    BitConfig,
-    ConvNextConfig,
-    ConvNextImageProcessorPil,
-    ResNetConfig,
-    ViTConfig,
-)
+from transformers import AutoModelForImageClassification, ConvNextImageProcessorPil, PrinterCallback
+
+from hf_unlearn import JiTConfig, JiTTrainer
 
 
 NAMES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 GROUPS = ("tops", "other", "tops", "other", "tops", "footwear", "tops", "footwear", "other", "footwear")
 SANDAL, BAG = NAMES.index("Sandal"), NAMES.index("Bag")
 LABELS = {"full": NAMES, "groups": ("tops", "footwear", "other"), "many": tuple(str(k) for k in range(50))}
-SEEDS = (0, 1, 2)
-# What is trained: problem, the kind left out, seed.
-NETWORKS = [
-    *(("full", None, seed) for seed in SEEDS),
-    *(("groups", without, 0) for without in (None, SANDAL, BAG)),
-    ("many", None, 0),
-]
-# Configuration, peak learning rate, epochs on `full`.
-RECIPES = {
-    "resnet": (
-        ResNetConfig(embedding_size=16, hidden_sizes=[32, 64, 128], depths=[1, 1, 1], layer_type="basic"), 3e-3, 9,
-    ),
-    "convnext": (
-        ConvNextConfig(
-            image_size=28, patch_size=2, num_stages=3, hidden_sizes=[24, 48, 96], depths=[1, 1, 2],
-            layer_scale_init_value=0.1,
-        ), 3e-3, 10,
-    ),
-    "vit": (
-        ViTConfig(
-            image_size=28, patch_size=4, hidden_size=64, num_hidden_layers=4, num_attention_heads=2,
-            intermediate_size=128, initializer_range=0.08,
-        ), 2e-3, 12,
-    ),
-    "bit": (BitConfig(embedding_size=32, hidden_sizes=[64, 128, 256], depths=[1, 1, 1], num_groups=8), 4e-3, 12),
-}  # fmt: skip
-# A third as many images and ten times as many epochs: the training images are learned by heart.
-EPOCHS_MANY = 30
+# Where the Debian package puts it.
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+# Pixel values from -1 to 1.
+IMAGE_PROCESSOR = ConvNextImageProcessorPil(
+    size={"shortest_edge": 28}, crop_pct=1.0, image_mean=[0.5] * 3, image_std=[0.5] * 3
+)
+
+
+# ---- The command line ----
+
+
+def be_quiet() -> None:
+    """No progress bars."""
+    disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data_dir", type=Path, default=FASHION_MNIST)
+    parser.add_argument("--cifar_dir", type=Path)
 
 
 def parse_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The parser's flags, and where networks and images are."""
     parser.add_argument("--models_dir", type=Path, default=Path("models"))
-    parser.add_argument("--data_dir", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
-    parser.add_argument("--cifar_dir", type=Path)
-    transformers.utils.logging.disable_progress_bar()
+    add_data_arguments(parser)
     return parser.parse_args(namespace=Options())
 
 
@@ -78,6 +63,9 @@ class Options(argparse.Namespace):
         return hash(str(self))
 
 
+# ---- Images ----
+
+
 def fashion_mnist(options, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Images of shape (B, 28, 28), bytes, and kinds."""
     prefix = options.data_dir / {"train": "train", "test": "t10k"}[split]
@@ -86,11 +74,14 @@ def fashion_mnist(options, split: str) -> tuple[np.ndarray, np.ndarray]:
         return x, np.frombuffer(labels.read(), np.uint8, offset=8).astype(np.int64)
 
 
+def read_cifar10(cifar_dir: Path, split: str) -> Dataset:
+    """As on the hub: the columns `img` and `label`."""
+    return load_dataset("parquet", data_files=str(cifar_dir / f"{split}-*.parquet"), split="train")
+
+
 def cifar10(options, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Images of shape (B, 28, 28, 3), bytes, and classes."""
-    from datasets import load_dataset
-
-    rows = load_dataset("parquet", data_files=str(options.cifar_dir / f"{split}-*.parquet"), split="train")
+    rows = read_cifar10(options.cifar_dir, split)
     # The first images of each class are enough, and decoding all of them is slow.
     labels = np.array(rows["label"])
     first = np.sort(np.concatenate([(labels == k).nonzero()[0][:300] for k in range(10)]))
@@ -140,6 +131,9 @@ def labels_of(problem: str, kinds: torch.Tensor) -> torch.Tensor:
     return torch.tensor([LABELS["groups"].index(group) for group in GROUPS])[kinds]
 
 
+# ---- Networks ----
+
+
 def model_folder(options, architecture: str, problem: str, seed: int, without: int | None = None) -> Path:
     left_out = "" if without is None else f"-without-{NAMES[without].lower()}"
     return options.models_dir / f"{architecture}-{problem}{left_out}-seed{seed}"
@@ -150,43 +144,42 @@ def load_model(options, architecture: str, problem: str, seed: int, without: int
     return AutoModelForImageClassification.from_pretrained(folder).eval()
 
 
-def train(options, architecture: str, problem: str, without: int | None, seed: int) -> None:
-    """AdamW with one cycle of the learning rate."""
-    config, rate, epochs = RECIPES[architecture]
-    x, kinds = load_data(options, problem, "train")
-    if without is not None:
-        x, kinds = x[kinds != without], kinds[kinds != without]
-    y = labels_of(problem, kinds)
-    epochs = EPOCHS_MANY if problem == "many" else epochs
-    torch.manual_seed(seed)
-    names = LABELS[problem]
-    config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
-    model = AutoModelForImageClassification.from_config(config).train()
-    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
-    others = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
-    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=rate)
-    steps = epochs * (len(y) // 128)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.2)
+def train(
+    model, optimizer, x: torch.Tensor, y: torch.Tensor, epochs: int, batch_size: int, keep_last=False, max_norm=None,
+    pct_start=0.3,
+) -> None:  # fmt: skip
+    """
+    Cross entropy with one cycle of the learning rate, up to the optimizer's.
+
+    Args:
+        keep_last (`bool`): the odd last batch of an epoch counts, too.
+        max_norm (`float`, *optional*): of the gradient; longer ones are cut.
+        pct_start (`float`): the part of the updates in which the rate rises.
+    """
+    batches = -(-len(y) // batch_size) if keep_last else len(y) // batch_size
+    rates = [group["lr"] for group in optimizer.param_groups]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=epochs * batches, pct_start=pct_start)
+    model.train()
     for _ in range(epochs):
-        for rows in torch.randperm(len(y)).split(128)[: len(y) // 128]:
+        for rows in torch.randperm(len(y)).split(batch_size)[:batches]:
             optimizer.zero_grad()
             cross_entropy(model(pixel_values=x[rows]).logits, y[rows]).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            if max_norm is not None:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
             optimizer.step()
             schedule.step()
-    folder = model_folder(options, architecture, problem, seed, without)
-    model.eval().save_pretrained(folder)
-    processor = ConvNextImageProcessorPil(
-        size={"shortest_edge": 28}, crop_pct=1.0, image_mean=[0.5] * 3, image_std=[0.5] * 3
-    )
-    processor.save_pretrained(folder)
-    accuracies = [100 * hits(model, x, y).mean()]
-    x, kinds = load_data(options, problem, "test")
-    accuracies.append(100 * hits(model, x, labels_of(problem, kinds)).mean())
-    print(
-        f"{folder.name}: accuracy {accuracies[0]:.1f} % on training, {accuracies[1]:.1f} % on test images", flush=True
-    )
+    model.eval()
+
+
+def quiet_trainer(
+    model, forget_dataset, output_dir: str, image_processor=None, trainer_class=JiTTrainer, **settings
+) -> JiTTrainer:
+    """A trainer with the package's defaults, but for the settings, that prints nothing."""
+    args = JiTConfig(output_dir=output_dir, **{"disable_tqdm": True, "logging_strategy": "no", **settings})
+    trainer = trainer_class(model=model, args=args, processing_class=image_processor, forget_dataset=forget_dataset)
+    # Else it prints its dictionaries.
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 @torch.no_grad()
@@ -195,15 +188,3 @@ def hits(model, x: torch.Tensor, y: torch.Tensor) -> np.ndarray:
     model.eval()
     logits = torch.cat([model(pixel_values=batch).logits for batch in x.split(500)])
     return ((logits.argmax(dim=-1) == y) & logits.isfinite().all(dim=-1)).double().numpy()
-
-
-if __name__ == "__main__":
-    options = parse_arguments(
-        argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    )
-    for problem, without, seed in NETWORKS:
-        for architecture in RECIPES:
-            if problem == "many" and options.cifar_dir is None:
-                print(f"{architecture}-many: left out, it needs --cifar_dir.")
-            elif not (model_folder(options, architecture, problem, seed, without) / "model.safetensors").exists():
-                train(options, architecture, problem, without, seed)

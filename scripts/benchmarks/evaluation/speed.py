@@ -1,12 +1,9 @@
-# /// script
-# dependencies = ["hf-unlearn"]
-# ///
 """
 Time the evaluation against the way of released unlearning code, on the same models and images in one run; the table of
 docs/evaluation.md:
 
     hf-unlearn demo --output_dir demo
-    python scripts/benchmark_evaluation.py demo/digits-original demo/digits-unlearned demo/digits-retrained \
+    python -m scripts.benchmarks.evaluation.speed demo/digits-original demo/digits-unlearned demo/digits-retrained \
         --dataset_name demo/digits --forget_class 3
 
 The released way, as in the code of arXiv 2402.01401 and of the work that it builds on: each metric passes the models that
@@ -28,19 +25,14 @@ from hf_unlearn.arguments import ModelArguments, message_of
 from hf_unlearn.compare import make_parser
 from hf_unlearn.data import ImageDataset
 from hf_unlearn.errors import InputError
-from hf_unlearn.evaluation import (
-    COMPARISONS,
-    SPLITS,
-    gaps,
-    label_ids_of,
-    unseen_split,
-)
+from hf_unlearn.evaluation import COMPARISONS, SPLITS, gaps, label_ids_of, unseen_split
 from hf_unlearn.loading import load_model, load_splits
 from hf_unlearn.logits import collect_logits, random_model
 from hf_unlearn.metrics.membership_inference.membership_inference import attack, entropy, entropy_attack, scores
 from hf_unlearn.metrics.retrain_free_js.retrain_free_js import retrain_free_js
 from hf_unlearn.metrics.unlearning_accuracy.unlearning_accuracy import accuracy
 from hf_unlearn.metrics.zero_retrain_forgetting.zero_retrain_forgetting import zero_retrain_forgetting
+from scripts.benchmarks.results import markdown
 
 
 BATCH_SIZE = 64
@@ -162,7 +154,7 @@ def main(names, data_args, forget_args, compare_args) -> None:
         cached = median_seconds(lambda: evaluate(splits, cache_dir))
         again = evaluate(splits, cache_dir)
     if again != report:
-        sys.exit("benchmark_evaluation.py: error: the cache gives other numbers.")
+        sys.exit("speed.py: error: the cache gives other numbers.")
 
     images = {name: ImageDataset(split, image_processor, columns["image_column"]) for name, split in splits.items()}
     labels = {
@@ -179,15 +171,16 @@ def main(names, data_args, forget_args, compare_args) -> None:
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in splits.items())
     weights = sum(parameter.numel() for parameter in models["unlearned"].parameters())
     print(f"{config.architectures[0]}, {weights:,} weights; {sizes}; {torch.get_num_threads()} thread(s)\n")
-    print("| way | passes over a split | seconds |\n|:--|--:|--:|")
+    table = []
     for kind in dict.fromkeys(kind for kind, _ in released.passes):
         of_kind = [seconds for key, passes in released.passes.items() if key[0] == kind for seconds in passes]
-        print(f"| released: {kind} | {len(of_kind)} | {sum(of_kind):.1f} |")
+        table.append([f"released: {kind}", str(len(of_kind)), f"{sum(of_kind):.1f}"])
     number = sum(len(passes) for passes in released.passes.values())
-    print(f"| released: all, with the metrics themselves | {number} | {theirs:.1f} |")
-    print(f"| `evaluate_unlearning` | {3 * len(splits) + 2} | {ours:.2f} |")
-    print(f"| `evaluate_unlearning` again, from the cache | 0 | {cached:.2f} |\n")
-    print(f"{theirs / ours:.1f} times as fast, {theirs / cached:.0f} times from the cache.")
+    table.append(["released: all, with the metrics themselves", str(number), f"{theirs:.1f}"])
+    table.append(["`evaluate_unlearning`", str(3 * len(splits) + 2), f"{ours:.2f}"])
+    table.append(["`evaluate_unlearning` again, from the cache", "0", f"{cached:.2f}"])
+    print(markdown(["way", "passes over a split", "seconds"], table))
+    print(f"\n{theirs / ours:.1f} times as fast, {theirs / cached:.0f} times from the cache.")
     print(f"{count} numbers, largest difference {difference:.1e} ({where}).")
     papers = sum(sum(released.passes[kind, "unlearned"]) for kind in (ACCURACY, MEMBERSHIP, ZRF))
     print(
@@ -202,4 +195,4 @@ if __name__ == "__main__":
     try:
         main(positional.models, *arguments)
     except InputError as error:
-        sys.exit(f"benchmark_evaluation.py: error: {message_of(error)}")
+        sys.exit(f"speed.py: error: {message_of(error)}")

@@ -1,10 +1,7 @@
-# /// script
-# dependencies = ["hf-unlearn"]
-# ///
 """
-The images that the offline benchmarks run on, written as datasets with the columns that those of the hub have:
+The images of docs/methods.md, written as datasets with the columns that those of the hub have:
 
-    python scripts/offline_datasets.py --output_dir data --cifar_dir cifar10
+    python -m scripts.benchmarks.methods.make_datasets --output_dir data --cifar_dir cifar10
 
 - `fashion-mnist`: 4,000 training and 3,000 test images with a `label` and the `group` it belongs to;
 - `digits`: scikit-learn's 1,797 digits, three quarters of them for training, with `label` and `parity`;
@@ -18,13 +15,18 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from PIL import Image as PILImage
 from sklearn.datasets import load_digits
-from small_networks import GROUPS, NAMES, fashion_mnist
 
-
-GROUP_NAMES = ("tops", "footwear", "other")
+from scripts.benchmarks.networks import (
+    GROUPS,
+    LABELS,
+    NAMES,
+    add_data_arguments,
+    fashion_mnist,
+    read_cifar10,
+)
 
 
 def make_dataset(images: np.ndarray, columns: dict[str, tuple[list[int], list[str]]]) -> Dataset:
@@ -45,8 +47,8 @@ def fashion_mnist_dataset(options) -> DatasetDict:
     for split, count in (("train", 4000), ("test", 3000)):
         images, kinds = fashion_mnist(options, split)
         rows = some(count, len(kinds))
-        groups = [GROUP_NAMES.index(GROUPS[kind]) for kind in kinds[rows]]
-        columns = {"label": (kinds[rows].tolist(), list(NAMES)), "group": (groups, list(GROUP_NAMES))}
+        groups = [LABELS["groups"].index(GROUPS[kind]) for kind in kinds[rows]]
+        columns = {"label": (kinds[rows].tolist(), list(NAMES)), "group": (groups, list(LABELS["groups"]))}
         splits[split] = make_dataset(images[rows], columns)
     return DatasetDict(splits)
 
@@ -69,7 +71,7 @@ def digits_dataset() -> DatasetDict:
 def cifar10_dataset(options) -> DatasetDict:
     splits = {}
     for split, count in (("train", 5000), ("test", 3000)):
-        rows = load_dataset("parquet", data_files=str(options.cifar_dir / f"{split}-*.parquet"), split="train")
+        rows = read_cifar10(options.cifar_dir, split)
         splits[split] = rows.select(some(count, len(rows))).select_columns(["img", "label", "superclass"])
     return DatasetDict(splits)
 
@@ -77,8 +79,7 @@ def cifar10_dataset(options) -> DatasetDict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("data"))
-    parser.add_argument("--data_dir", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
-    parser.add_argument("--cifar_dir", type=Path)
+    add_data_arguments(parser)
     options = parser.parse_args()
     made = {"digits": digits_dataset(), "fashion-mnist": fashion_mnist_dataset(options)}
     if options.cifar_dir is not None:

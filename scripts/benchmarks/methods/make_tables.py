@@ -1,12 +1,10 @@
-# /// script
-# dependencies = ["hf-unlearn"]
-# ///
 """
-The tables of a benchmark, as Markdown and as a picture:
+The tables of the benchmark of docs/methods.md, as Markdown and as a picture:
 
-    python scripts/make_tables.py benchmark/results.parquet --figure benchmark.png
-    python scripts/make_tables.py docs/methods/*.parquet --pages README.md docs/methods.md
-    python scripts/make_tables.py benchmark/results.parquet --published scripts/benchmark_configs/published.csv
+    python -m scripts.benchmarks.methods.make_tables benchmark/results.parquet --figure benchmark.png
+    python -m scripts.benchmarks.methods.make_tables docs/methods/*.parquet --pages README.md docs/methods.md
+    python -m scripts.benchmarks.methods.make_tables benchmark/results.parquet \\
+        --published scripts/benchmarks/methods/configs/published.csv
 
 The gap is the mean distance in points between the accuracies of a method and those of a model retrained without the
 forget set, on the forget set, on retained training images and on retained test images. Ranks are taken within each case
@@ -15,12 +13,13 @@ forget set, on the forget set, on retained training images and on retained test 
 
 import argparse
 import json
-import re
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.lines import Line2D
 
 from hf_unlearn.methods import METHODS, load_method
+from scripts.benchmarks.results import markdown, new_figure, save_figure
 
 
 SCENARIOS = {"class": "full class", "subclass": "sub-class", "random": "random images"}
@@ -60,13 +59,6 @@ def mean_std(values: pd.Series, digits: int = 1) -> str:
         return "–"
     spread = values.std() if len(values) > 1 else 0.0
     return f"{values.mean():.{digits}f} ± {spread:.{digits}f}"
-
-
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A table; columns whose last cell is a number are aligned to the right."""
-    numeric = ["--:" if re.match(r"[\d.–-]", row) else ":--" for row in rows[-1]]
-    lines = ["| " + " | ".join(header) + " |", "|" + "|".join(numeric) + "|"]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
 def order_of(rows: pd.DataFrame) -> list[str]:
@@ -195,12 +187,9 @@ def beside_published(rows: pd.DataFrame, published: Path) -> str:
 
 def draw(rows: pd.DataFrame, path: Path) -> None:
     """A dot per method: gap against time, one panel per scenario."""
-    import matplotlib.pyplot as plt
-
     scenarios = [name for name in SCENARIOS if name in set(rows["scenario"])]
-    figure, panels = plt.subplots(
-        1, len(scenarios), figsize=(5 * len(scenarios), 5), sharey=True, squeeze=False, layout="constrained"
-    )
+    figure = new_figure(5 * len(scenarios), 5)
+    panels = figure.subplots(1, len(scenarios), sharey=True, squeeze=False)
     colours = {"forget": "tab:orange", "forget + retained": "tab:blue"}
     for axes, scenario in zip(panels[0], scenarios, strict=True):
         own = rows[(rows["scenario"] == scenario) & rows["gap"].notna() & rows["time"].notna()]
@@ -212,9 +201,9 @@ def draw(rows: pd.DataFrame, path: Path) -> None:
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
     panels[0][0].set_ylabel("average gap to a retrained model, points")
-    handles = [plt.Line2D([], [], marker="o", linestyle="", color=colour) for colour in colours.values()]
+    handles = [Line2D([], [], marker="o", linestyle="", color=colour) for colour in colours.values()]
     panels[0][-1].legend(handles, [f"{name} set" if name == "forget" else name for name in colours], loc="upper right")
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, dpi=130)
 
 
 def sections(rows: pd.DataFrame) -> dict[str, str]:
@@ -239,7 +228,7 @@ def fill(page: str, tables: dict[str, str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, nargs="+", help="Parquet files of scripts/benchmark.py.")
+    parser.add_argument("results", type=Path, nargs="+", help="Parquet files of run.py.")
     parser.add_argument("--pages", type=Path, nargs="+", default=[], help="Write the tables into these pages.")
     parser.add_argument("--figure", type=Path, help="Also draw gap against time into this PNG.")
     parser.add_argument("--published", type=Path, help="CSV of published numbers to print beside ours.")

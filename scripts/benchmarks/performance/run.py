@@ -1,17 +1,16 @@
-# /// script
-# dependencies = ["hf-unlearn"]
-# ///
 """
 How fast is the update? The numbers of docs/performance.md, each a ratio measured in one run:
 
-    OMP_NUM_THREADS=2 python scripts/benchmark_speed.py update        # about three minutes on two CPU cores
-    OMP_NUM_THREADS=2 python scripts/benchmark_speed.py update --models vit-tiny --batch_sizes 1 --repeats 1      # one
+    export OMP_NUM_THREADS=2
+    python -m scripts.benchmarks.performance.run update        # about three minutes on two CPU cores
+    python -m scripts.benchmarks.performance.run update --models vit-tiny --batch_sizes 1 --repeats 1        # one
     hf-unlearn demo --output_dir demo
-    OMP_NUM_THREADS=2 python scripts/benchmark_speed.py auto --model_name_or_path demo/digits-original --dataset_name demo/digits
-    OMP_NUM_THREADS=2 python scripts/benchmark_speed.py overhead      # and the other parts
-    python scripts/benchmark_speed.py update --models vit-base --batch_sizes 64 --device cuda                # on a GPU
+    python -m scripts.benchmarks.performance.run auto --model_name_or_path demo/digits-original \\
+        --dataset_name demo/digits
+    python -m scripts.benchmarks.performance.run overhead      # and the other parts
+    python -m scripts.benchmarks.performance.run update --models vit-base --batch_sizes 64 --device cuda     # on a GPU
 
-Of the update (speed_update.py):
+Of the update (update.py):
 
 - `update`: the loop as the authors of arXiv 2402.01401 released it, written from its definition, against the loss as
   `JiTTrainer` calls it, each with its backward pass, on models built from their configurations;
@@ -21,16 +20,19 @@ Of the update (speed_update.py):
 - `compile`: a forward pass with torch.compile;
 - `memory`: peak memory of one update against that of a fine-tuning step of the same batch.
 
-Of whole runs (speed_runs.py):
+Of whole runs (whole_runs.py):
 
 - `auto`: a whole run of the automatic step, from raw images to the end, with and without what is kept between passes,
   against one pass of the released loop with its 25 perturbations;
 - `loading`: the first pass over raw images, with and without loader workers;
-- `precision`: what perturbed passes in bfloat16 change in the result, on the networks of scripts/small_networks.py
-  (`--models_dir`);
+- `precision`: what perturbed passes in bfloat16 change in the result, on the networks of
+  auto_step/train_networks.py (`--models_dir`);
+- `growth`: time and memory against the number of forget images, of perturbations, and the size of the images.
+
+Of what surrounds the updates (trainer_loop.py, startup.py):
+
 - `overhead`: the training loop of the Trainer against a bare one, on the network of the demo;
 - `processes`: the updates of a run on one process and on two (`updates`, on as many as were started);
-- `growth`: time and memory against the number of forget images, of perturbations, and the size of the images;
 - `startup`: `hf-unlearn --help`, and from the command to the first update of a model that is on disk.
 
 All ways of a part alternate (A B C A B C …); what is written are medians, and medians of the ratios of each round. On one
@@ -42,27 +44,26 @@ import argparse
 import gc
 from pathlib import Path
 
-import datasets
 import torch
 import transformers
-from speed_runs import (
-    measure_auto,
-    measure_growth,
-    measure_loading,
-    measure_overhead,
-    measure_precision,
-    measure_processes,
-    measure_startup,
-    measure_updates,
-)
-from speed_tools import MODELS
-from speed_update import (
+
+from scripts.benchmarks.networks import be_quiet
+from scripts.benchmarks.performance.models import MODELS
+from scripts.benchmarks.performance.startup import measure_startup
+from scripts.benchmarks.performance.trainer_loop import measure_overhead, measure_processes, measure_updates
+from scripts.benchmarks.performance.update import (
     measure_chunks,
     measure_compile,
     measure_grid,
     measure_layout,
     measure_memory,
     measure_update,
+)
+from scripts.benchmarks.performance.whole_runs import (
+    measure_auto,
+    measure_growth,
+    measure_loading,
+    measure_precision,
 )
 
 
@@ -102,5 +103,5 @@ if __name__ == "__main__":
     parser.add_argument("--growth_images", nargs="+", type=int, default=[100, 1000, 10_000, 100_000])
     parser.add_argument("--output_dir", type=Path, default=Path("docs/performance"))
     transformers.utils.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
+    be_quiet()
     PARTS[(options := parser.parse_args()).part](options)

@@ -1,4 +1,4 @@
-"""Parts of scripts/benchmark_speed.py that time one update or one forward pass."""
+"""Parts of run.py that time one update or one forward pass."""
 
 import copy
 import statistics
@@ -8,41 +8,47 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from matplotlib import pyplot as plt
-from speed_tools import (
-    COLOURS,
-    MODELS,
-    SEED,
-    SIGMA,
-    alternate,
-    clear_gradients,
-    finish_figure,
-    flops_of,
-    make_batch,
-    make_demo_model,
-    make_model,
-    make_trainer,
-    matmul_rate,
-    median_ratio,
-    model_forward,
-    our_update,
-    peak_mebibytes,
-    relative_difference,
-    released_update,
-    seconds_of,
-    show,
-    write_csv,
-)
+from matplotlib import colormaps
 from torch.nn.functional import cross_entropy
 
 from hf_unlearn.losses import KeyedNoise
 from hf_unlearn.methods.jit import weights_cast_once
 from hf_unlearn.trainer import ACTIVATION_BYTES_CPU, largest_activation
+from scripts.benchmarks.performance.clocks import (
+    COLOURS,
+    alternate,
+    clear_gradients,
+    flops_of,
+    matmul_rate,
+    median_ratio,
+    peak_mebibytes,
+    relative_difference,
+    seconds_of,
+)
+from scripts.benchmarks.performance.models import (
+    MODELS,
+    SEED,
+    SIGMA,
+    make_batch,
+    make_demo_model,
+    make_model,
+    make_trainer,
+    model_forward,
+    our_update,
+    released_update,
+)
+from scripts.benchmarks.results import new_figure, save_figure, show, write_rows
 
 
 WAYS = {"ours": {}, "ours, bf16 perturbations": {"bf16_perturbations": True}, "ours, bf16": {}}
 # Of the grid: an update of more is left out, ten seconds on two cores.
 MOST_GFLOP = 1500
+
+
+def case_of(options, name: str, image_size: int, **count: int) -> dict:
+    """The first columns of a row."""
+    where = {"device": options.device, "threads": torch.get_num_threads()}
+    return {**where, "model": name, "image_size": image_size, **count}
 
 
 # ---- The update ----
@@ -61,7 +67,7 @@ def measure_update(options) -> None:
                 new = update_rows(options, name, image_size, batch_size, rates)
                 show(new)
                 rows += new
-    write_csv(options.output_dir / f"{options.part}.csv", rows)
+    write_rows(options.output_dir / f"{options.part}.csv", rows)
     draw_update(rows, options.output_dir / f"{options.part}.png")
 
 
@@ -110,11 +116,7 @@ def update_rows(options, name: str, image_size: int, batch_size: int, rates: dic
         median = statistics.median(seconds[way])
         rows.append(
             {
-                "device": options.device,
-                "threads": torch.get_num_threads(),
-                "model": name,
-                "image_size": image_size,
-                "batch_size": batch_size,
+                **case_of(options, name, image_size, batch_size=batch_size),
                 "num_perturbations": num_perturbations,
                 "way": way,
                 "seconds": f"{median:.4g}",
@@ -138,7 +140,8 @@ def in_format(way: str, trainer, batch: dict[str, torch.Tensor]) -> None:
 def draw_update(rows: list[dict], path: Path) -> None:
     """How many times as fast as the released loop, a line of dots for each model, image size and batch size."""
     groups = list(dict.fromkeys(f"{row['model']}, {row['image_size']} px, batch {row['batch_size']}" for row in rows))
-    figure, axes = plt.subplots(figsize=(7, 1.3 + 0.28 * len(groups)), layout="constrained")
+    figure = new_figure(7, 1.3 + 0.28 * len(groups))
+    axes = figure.subplots()
     axes.axvline(1, color="black", linewidth=0.8)
     for number, way in enumerate(WAYS):
         ratios = [float(row["times_as_fast"]) for row in rows if row["way"] == way]
@@ -151,7 +154,10 @@ def draw_update(rows: list[dict], path: Path) -> None:
     axes.minorticks_off()
     axes.grid(axis="x", color="0.9")
     axes.set_xlabel("times as fast as the released loop")
-    finish_figure(figure, axes, path)
+    axes.margins(y=0.15)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=3, frameon=False)
+    save_figure(figure, path)
 
 
 # ---- How many images share a pass ----
@@ -167,7 +173,7 @@ def measure_chunks(options) -> None:
         for number in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
         if number * image_size**2 <= 32 * 224**2 and (name != "vit-base" or number <= 16)
     ]
-    write_csv(options.output_dir / "chunks.csv", rows)
+    write_rows(options.output_dir / "chunks.csv", rows)
     draw_chunks(rows, options.output_dir / "chunks.png")
 
 
@@ -186,9 +192,9 @@ def chunk_row(options, name: str, image_size: int, number: int) -> dict:
     ways = {"float32": lambda: model(pixel_values=batch["pixel_values"]), "bfloat16": in_bf16}
     with weights_cast_once(options.device):
         seconds = alternate(ways, options.repeats, options.device)
-    row = {"device": options.device, "threads": torch.get_num_threads(), "model": name, "image_size": image_size}
+    row = case_of(options, name, image_size, images=number)
     # Of one in float32; half as much in bfloat16.
-    row |= {"images": number, "largest_activation_bytes": 4 * largest_activation(model, batch["pixel_values"][:1])}
+    row["largest_activation_bytes"] = 4 * largest_activation(model, batch["pixel_values"][:1])
     row |= {f"{way}_ms_per_image": f"{1000 * min(taken) / number:.4g}" for way, taken in seconds.items()}
     show([row])
     return row
@@ -196,7 +202,8 @@ def chunk_row(options, name: str, image_size: int, number: int) -> dict:
 
 def draw_chunks(rows: list[dict], path: Path) -> None:
     """Time of an image against the largest activation of a pass, each relative to its best."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
+    figure = new_figure(9, 3.4)
+    axes = figure.subplots(1, 2, sharey=True)
     names = list(dict.fromkeys((row["model"], row["image_size"]) for row in rows))
     for ax, way, share in zip(axes, ("float32", "bfloat16"), (1, 0.5), strict=True):
         for number, (name, image_size) in enumerate(names):
@@ -204,7 +211,7 @@ def draw_chunks(rows: list[dict], path: Path) -> None:
             times = [float(row[f"{way}_ms_per_image"]) for row in those]
             ax.plot(
                 [row["images"] * share * row["largest_activation_bytes"] / 2**20 for row in those], [time / min(times) for time in times], "o-", markersize=3,
-                color=plt.cm.tab10(number), label=f"{name}, {image_size} px",
+                color=colormaps["tab10"](number), label=f"{name}, {image_size} px",
             )  # fmt: skip
         ax.axvline(ACTIVATION_BYTES_CPU / 2**20, color="black", linewidth=0.8)
         ax.set(xscale="log", yscale="log", title=way)
@@ -214,9 +221,7 @@ def draw_chunks(rows: list[dict], path: Path) -> None:
     axes[0].set_ylabel("time of an image, best = 1")
     figure.supxlabel("largest activation of a pass, MiB; line: what is chosen", fontsize="medium")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    plt.close(figure)
-    print(f"Written: {path}")
+    save_figure(figure, path)
 
 
 # ---- torch.compile ----
@@ -235,11 +240,7 @@ def measure_compile(options) -> None:
         saved = statistics.median(seconds["usual"]) - statistics.median(seconds["compiled"])
         rows.append(
             {
-                "device": options.device,
-                "threads": torch.get_num_threads(),
-                "model": name,
-                "image_size": options.image_sizes[0],
-                "batch_size": options.batch_sizes[0],
+                **case_of(options, name, options.image_sizes[0], batch_size=options.batch_sizes[0]),
                 "seconds": f"{statistics.median(seconds['usual']):.4g}",
                 "times_as_fast": f"{median_ratio(seconds, 'usual', 'compiled'):.2f}",
                 "seconds_to_compile": f"{first:.3g}",
@@ -247,7 +248,7 @@ def measure_compile(options) -> None:
             }
         )
         show(rows[-1:])
-    write_csv(options.output_dir / "compile.csv", rows)
+    write_rows(options.output_dir / "compile.csv", rows)
 
 
 # ---- The order of the weights in memory ----
@@ -262,7 +263,7 @@ def measure_layout(options) -> None:
         for image_size in image_sizes
         for batch_size in options.batch_sizes
     ]
-    write_csv(options.output_dir / "layout.csv", rows)
+    write_rows(options.output_dir / "layout.csv", rows)
 
 
 def layout_row(options, name: str, image_size: int, batch_size: int) -> dict:
@@ -277,13 +278,7 @@ def layout_row(options, name: str, image_size: int, batch_size: int) -> dict:
         "both, channels-last": lambda: last(pixel_values=pixel_values).logits.sum().backward(),
     }
     seconds = alternate(ways, options.repeats, options.device)
-    row = {
-        "device": options.device,
-        "threads": torch.get_num_threads(),
-        "model": name,
-        "image_size": image_size,
-        "batch_size": batch_size,
-    }
+    row = case_of(options, name, image_size, batch_size=batch_size)
     for way in ("forward", "both"):
         ratio = median_ratio(seconds, way, f"{way}, channels-last")
         row |= {f"{way}_seconds": f"{statistics.median(seconds[way]):.4g}", f"{way}_times_as_fast": f"{ratio:.2f}"}
@@ -302,7 +297,7 @@ def measure_memory(options) -> None:
         for batch_size in options.batch_sizes
         for row in memory_rows(options, name, batch_size)
     ]
-    write_csv(options.output_dir / "memory.csv", rows)
+    write_rows(options.output_dir / "memory.csv", rows)
 
 
 def memory_rows(options, name: str, batch_size: int) -> list[dict]:
@@ -333,11 +328,7 @@ def memory_rows(options, name: str, batch_size: int) -> list[dict]:
     peaks = {way: seen[1:] for way, seen in peaks.items()}
     rows = [
         {
-            "device": options.device,
-            "threads": torch.get_num_threads(),
-            "model": name,
-            "image_size": image_size,
-            "batch_size": batch_size,
+            **case_of(options, name, image_size, batch_size=batch_size),
             "way": way,
             "peak_mebibytes": f"{statistics.median(seen):.0f}",
             "share_of_fine_tuning": f"{median_ratio(peaks, way, 'fine-tuning'):.2f}",

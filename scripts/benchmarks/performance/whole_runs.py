@@ -1,64 +1,46 @@
-"""Parts of scripts/benchmark_speed.py that time whole runs and what surrounds the update."""
+"""Parts of run.py that time whole runs, and measure what they need and give."""
 
 import copy
 import io
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import torch
 from datasets import Features, Image
-from matplotlib import pyplot as plt
-from speed_tools import (
-    COLOURS,
-    MODELS,
-    SEED,
-    alternate,
-    make_batch,
-    make_demo_model,
-    make_model,
-    median_ratio,
-    model_forward,
-    now,
-    peak_mebibytes,
-    released_update,
-    show,
-    write_csv,
-)
-from transformers import (
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    PrinterCallback,
-    TrainerCallback,
-    ViTImageProcessorPil,
-)
+from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessorPil
 
-from hf_unlearn import JiTConfig, JiTTrainer
-from hf_unlearn import trainer as trainer_module
+from hf_unlearn import JiTTrainer
 from hf_unlearn.data import ImageDataset, find_image_column, load_dataset
 from hf_unlearn.guard import Guard
+from scripts.benchmarks.networks import FASHION_MNIST, SANDAL, Options, hits, load_data, quiet_trainer
+from scripts.benchmarks.networks import load_model as load_network
+from scripts.benchmarks.performance.clocks import COLOURS, alternate, median_ratio, now, peak_mebibytes
+from scripts.benchmarks.performance.models import (
+    MODELS,
+    SEED,
+    make_demo_model,
+    make_model,
+    model_forward,
+    released_update,
+)
+from scripts.benchmarks.performance.trainer_loop import Stopwatch
+from scripts.benchmarks.results import new_figure, save_figure, show, write_rows
 
 
 # ---- The automatic step, from raw images to the end ----
 
 
-class TimedGuard(Guard):
-    """Knows how long it took."""
+def timed(method):
+    """A method of the guard that adds its seconds to the guard's own."""
 
-    def __init__(self, *arguments, **named):
+    def wrapped(self, *arguments, **named):
         start = now()
-        super().__init__(*arguments, **named)
-        self.seconds = now() - start
+        result = method(self, *arguments, **named)
+        self.seconds = getattr(self, "seconds", 0) + now() - start
+        return result
 
-    def change(self) -> float:
-        start = now()
-        change = super().change()
-        self.seconds += now() - start
-        return change
+    return wrapped
 
 
 class UnkeptImages(ImageDataset):
@@ -84,16 +66,12 @@ def measure_auto(options) -> None:
     def automatic(way, trainer_class, images_class):
         def run():
             with tempfile.TemporaryDirectory() as folder:
-                args = JiTConfig(
-                    output_dir=folder, forget_kind="subclass", forget_target=0.5, allow_collapse=True, disable_tqdm=True,
-                    per_device_train_batch_size=options.batch_sizes[0], use_cpu=options.device == "cpu",
-                    logging_strategy="no",
+                images = images_class(dataset, image_processor)
+                trainer = quiet_trainer(
+                    copy.deepcopy(original), images, folder, image_processor, trainer_class, forget_kind="subclass",
+                    forget_target=0.5, allow_collapse=True, per_device_train_batch_size=options.batch_sizes[0],
+                    use_cpu=options.device == "cpu",
                 )  # fmt: skip
-                trainer = trainer_class(
-                    model=copy.deepcopy(original), args=args, processing_class=image_processor,
-                    forget_dataset=images_class(dataset, image_processor),
-                )  # fmt: skip
-                trainer.remove_callback(PrinterCallback)
                 trainer.train()
                 found[way] = trainer
 
@@ -113,7 +91,7 @@ def measure_auto(options) -> None:
         "auto, images kept": automatic("auto, images kept", WholePasses, ImageDataset),
         "auto": automatic("auto", JiTTrainer, ImageDataset),
     }
-    trainer_module.Guard = TimedGuard
+    Guard.__init__, Guard.change = timed(Guard.__init__), timed(Guard.change)
     # The first round is as good as the others: nothing lasts shorter than seconds.
     seconds = alternate(ways, options.repeats, options.device, warm_up=False)
     trainer = found["auto"]
@@ -136,7 +114,7 @@ def measure_auto(options) -> None:
     ]
     show(rows)
     size = trainer.train_dataset[0]["pixel_values"].shape[-1]
-    write_csv(options.output_dir / f"auto-{rows[0]['model']}-{size}-{len(dataset)}.csv", rows)
+    write_rows(options.output_dir / f"auto-{rows[0]['model']}-{size}-{len(dataset)}.csv", rows)
 
 
 def load_model(options):
@@ -198,19 +176,15 @@ def measure_loading(options) -> None:
         for way, taken in seconds.items()
     ]
     show(rows)
-    write_csv(options.output_dir / "loading.csv", rows)
+    write_rows(options.output_dir / "loading.csv", rows)
 
 
 # ---- What bfloat16 changes ----
 
 
 def measure_precision(options) -> None:
-    """Accuracies of the networks of small_networks.py without sandals, perturbed passes in float32 and in bfloat16."""
-    from small_networks import SANDAL, Options, hits, load_data, load_model
-
-    fashion = Options(
-        models_dir=options.models_dir, data_dir=Path("/usr/share/datasets/fashion-mnist"), cifar_dir=None
-    )
+    """Accuracies of small networks without sandals, perturbed passes in float32 and in bfloat16."""
+    fashion = Options(models_dir=options.models_dir, data_dir=FASHION_MNIST, cifar_dir=None)
     train_x, train_y = load_data(fashion, "full", "train")
     test_x, test_y = load_data(fashion, "full", "test")
     forget = [{"pixel_values": pixels, "labels": SANDAL} for pixels in train_x[train_y == SANDAL][:500]]
@@ -222,15 +196,13 @@ def measure_precision(options) -> None:
     for architecture in ("resnet", "convnext", "vit", "bit"):
         for rule, settings in rules.items():
             for bf16_perturbations in (False, True):
-                model = load_model(fashion, architecture, "full", 0)
+                model = load_network(fashion, architecture, "full", 0)
                 with tempfile.TemporaryDirectory() as folder:
-                    args = JiTConfig(
-                        output_dir=folder, num_perturbations=5, noise_clamp="none", seed=SEED, allow_collapse=True,
-                        per_device_train_batch_size=50, disable_tqdm=True, logging_strategy="no", use_cpu=True,
-                        bf16_perturbations=bf16_perturbations, **settings,
+                    trainer = quiet_trainer(
+                        model, forget, folder, num_perturbations=5, noise_clamp="none", seed=SEED, allow_collapse=True,
+                        per_device_train_batch_size=50, use_cpu=True, bf16_perturbations=bf16_perturbations,
+                        **settings,
                     )  # fmt: skip
-                    trainer = JiTTrainer(model=model, args=args, forget_dataset=forget)
-                    trainer.remove_callback(PrinterCallback)
                     trainer.train()
                 right = hits(model, test_x, test_y)
                 forgotten = (test_y == SANDAL).numpy()
@@ -244,157 +216,7 @@ def measure_precision(options) -> None:
                     }
                 )
                 show(rows[-1:])
-    write_csv(options.output_dir / "precision.csv", rows)
-
-
-# ---- The Trainer around the update ----
-
-
-class Stopwatch(TrainerCallback):
-    """Seconds from before the first to after the last update; what surrounds them is no overhead of the loop."""
-
-    def __init__(self, clock=now):
-        self.clock = clock
-        self.start = self.seconds = None
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.start = self.start or self.clock()
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        self.seconds = self.clock() - self.start
-
-
-def measure_overhead(options) -> None:
-    """The loop of the Trainer against a bare one that calls the same loss, on images in memory."""
-    num_images, epochs, batch_size = 256, 4, 32
-    images = [{"pixel_values": pixels} for pixels in make_batch(num_images, 32, "cpu")["pixel_values"]]
-    stopwatch = {}
-
-    def settings(folder):
-        return {
-            "output_dir": folder, "step_rule": "fixed", "num_perturbations": options.num_perturbations, "seed": SEED,
-            "noise_clamp": "batch", "learning_rate": 1e-9, "num_train_epochs": epochs, "allow_collapse": True,
-            "per_device_train_batch_size": batch_size, "disable_tqdm": True, "use_cpu": True,
-            "train_sampling_strategy": "sequential",
-        }  # fmt: skip
-
-    def by_trainer(logging_steps):
-        with tempfile.TemporaryDirectory() as folder:
-            args = JiTConfig(**settings(folder), logging_steps=logging_steps)
-            trainer = JiTTrainer(model=make_demo_model(), args=args, forget_dataset=images)
-            trainer.remove_callback(PrinterCallback)
-            stopwatch["trainer"] = Stopwatch()
-            trainer.add_callback(stopwatch["trainer"])
-            trainer.train()
-            return stopwatch["trainer"].seconds
-
-    def bare():
-        with tempfile.TemporaryDirectory() as folder:
-            trainer = JiTTrainer(model=make_demo_model(), args=JiTConfig(**settings(folder)), forget_dataset=images)
-        trainer.answers = torch.zeros(num_images, dtype=torch.long)
-        trainer.model.to(memory_format=trainer.memory_format())
-        model = trainer.model.eval()
-        optimizer = torch.optim.SGD(model.parameters(), lr=1e-9)
-        start = now()
-        for _ in range(epochs):
-            for batch in torch.utils.data.DataLoader(
-                trainer.training_set, batch_size, collate_fn=trainer.data_collator
-            ):
-                loss, _ = trainer.unlearning_loss(model, batch)
-                loss.mean().backward()
-                optimizer.step()
-                optimizer.zero_grad()
-        return now() - start
-
-    ways = {"bare loop": bare, "Trainer, every step logged": lambda: by_trainer(1), "Trainer": lambda: by_trainer(10)}
-    seconds = {name: [] for name in ways}
-    for way in ways.values():
-        way()
-    for _ in range(options.repeats):
-        for name, way in ways.items():
-            seconds[name].append(way())
-    rows = [
-        {
-            "way": way,
-            "num_perturbations": options.num_perturbations,
-            "seconds": f"{statistics.median(taken):.4g}",
-            "milliseconds_per_update": f"{1000 * statistics.median(taken) / (epochs * num_images / batch_size):.1f}",
-            "over_bare_loop": f"{median_ratio(seconds, way, 'bare loop') - 1:.3f}",
-        }
-        for way, taken in seconds.items()
-    ]
-    show(rows)
-    write_csv(options.output_dir / "overhead.csv", rows)
-
-
-# ---- Several processes ----
-
-
-def measure_processes(options) -> None:
-    """The updates of a run on one process and on two, one thread each, and on one process with two threads."""
-    rows = []
-    for name in options.models:
-        ways = {"1 process of 1 thread": (1, 1), "2 processes of 1 thread": (2, 1), "1 process of 2 threads": (1, 2)}
-        seconds = {way: [] for way in ways}
-        for _ in range(options.repeats):
-            for way, (processes, threads) in ways.items():
-                seconds[way].append(seconds_on(options, name, processes, threads))
-        for way in ways:
-            ratio = median_ratio(seconds, "1 process of 1 thread", way)
-            row = {"model": name, "image_size": options.image_sizes[0], "batch_size": options.batch_sizes[0]}
-            row |= {"num_perturbations": options.num_perturbations, "way": way}
-            row |= {"seconds": f"{statistics.median(seconds[way]):.4g}", "times_as_fast": f"{ratio:.2f}"}
-            rows.append(row | {"efficiency": f"{ratio / (1 if way.startswith('1 process of 1') else 2):.2f}"})
-        show(rows[-3:])
-    write_csv(options.output_dir / "processes.csv", rows)
-
-
-def seconds_on(options, name: str, processes: int, threads: int) -> float:
-    """Runs `updates` on so many processes."""
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}",
-        str(Path(__file__).with_name("benchmark_speed.py")), "updates", "--models", name,
-        "--image_sizes", str(options.image_sizes[0]), "--batch_sizes", str(options.batch_sizes[0] // processes),
-        "--num_perturbations", str(options.num_perturbations), "--num_images", str(options.num_images), "--device", "cpu",
-    ]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-    return next(float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("updates: "))
-
-
-class NoGuard:
-    """In place of the guard, which each process runs for itself."""
-
-    passes = 0
-
-    def __init__(self, *arguments, **named):
-        pass
-
-    def change(self) -> float:
-        return 0.0
-
-
-def measure_updates(options) -> None:
-    """The updates of one run, on as many processes as were started; by the clock, for processes wait for each other."""
-    trainer_module.Guard = NoGuard
-    name, image_size = options.models[0], options.image_sizes[0]
-    pixel_values = make_batch(options.num_images, image_size, "cpu")["pixel_values"]
-    with tempfile.TemporaryDirectory() as folder:
-        args = JiTConfig(
-            output_dir=folder, step_rule="fixed", num_perturbations=options.num_perturbations, learning_rate=1e-9,
-            noise_clamp="none", per_device_train_batch_size=options.batch_sizes[0], allow_collapse=True,
-            disable_tqdm=True, logging_strategy="no", use_cpu=options.device == "cpu",
-        )  # fmt: skip
-        trainer = JiTTrainer(
-            model=make_model(name, image_size), args=args, forget_dataset=[{"pixel_values": x} for x in pixel_values]
-        )
-        trainer.remove_callback(PrinterCallback)
-        stopwatch = Stopwatch(time.perf_counter)
-        trainer.add_callback(stopwatch)
-        trainer.train()
-    if trainer.is_world_process_zero():
-        print("updates:", stopwatch.seconds, flush=True)
-    trainer.end()
+    write_rows(options.output_dir / "precision.csv", rows)
 
 
 # ---- How cost grows ----
@@ -431,13 +253,11 @@ def measure_growth(options) -> None:
             case = usual | {name: value} | ({"images": 100} if name == "image_size" else {})
             images = SyntheticImages(case["images"], case["image_size"])
             with tempfile.TemporaryDirectory() as folder:
-                args = JiTConfig(
-                    output_dir=folder, step_rule="fixed", num_perturbations=case["perturbations"], noise_clamp="batch",
-                    learning_rate=1e-9, per_device_train_batch_size=32, allow_collapse=True, disable_tqdm=True,
-                    logging_strategy="no", use_cpu=options.device == "cpu",
+                trainer = quiet_trainer(
+                    make_demo_model(), images, folder, step_rule="fixed", num_perturbations=case["perturbations"],
+                    noise_clamp="batch", learning_rate=1e-9, per_device_train_batch_size=32, allow_collapse=True,
+                    use_cpu=options.device == "cpu",
                 )  # fmt: skip
-                trainer = JiTTrainer(model=make_demo_model(), args=args, forget_dataset=images)
-                trainer.remove_callback(PrinterCallback)
                 stopwatch = Stopwatch()
                 trainer.add_callback(stopwatch)
                 peak = peak_mebibytes(trainer.train, options.device)
@@ -445,14 +265,15 @@ def measure_growth(options) -> None:
                 {"varied": name, **case, "seconds": f"{stopwatch.seconds:.4g}", "peak_mebibytes": f"{peak:.0f}"}
             )
             show(rows[-1:])
-    write_csv(options.output_dir / "growth.csv", rows)
+    write_rows(options.output_dir / "growth.csv", rows)
     draw_growth(rows, options.output_dir / "growth.png")
 
 
 def draw_growth(rows: list[dict], path: Path) -> None:
     """Time, with a line of slope one through its last point, and memory."""
     names = {"images": "forget images", "perturbations": "perturbations N", "image_size": "image size, pixels"}
-    figure, grid = plt.subplots(2, 3, figsize=(10, 5), layout="constrained")
+    figure = new_figure(10, 5)
+    grid = figure.subplots(2, 3)
     for (name, label), (above, below) in zip(names.items(), grid.T, strict=True):
         points = [
             (row[name], float(row["seconds"]), float(row["peak_mebibytes"])) for row in rows if row["varied"] == name
@@ -472,63 +293,4 @@ def draw_growth(rows: list[dict], path: Path) -> None:
             axes.spines[["top", "right"]].set_visible(False)
     grid[0, 0].set_ylabel("seconds of the updates")
     grid[1, 0].set_ylabel("peak memory of the run, MiB")
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    plt.close(figure)
-    print(f"Written: {path}")
-
-
-# ---- Start-up ----
-
-FIRST_UPDATE = """
-import sys, time
-start = time.perf_counter()
-way = sys.argv.pop(1)
-if way != "with peft":
-    # transformers' Trainer imports it wherever it is installed; a plain installation of the package has none.
-    import importlib.util as util
-    find_spec = util.find_spec
-    util.find_spec = lambda name, *rest: None if name == "peft" else find_spec(name, *rest)
-from hf_unlearn import cli
-if way == "without peft, imports looked through for garbage":
-    from contextlib import nullcontext
-    cli.first_imports = nullcontext
-def first_update(self, *arguments, **named):
-    print("first update:", time.perf_counter() - start, flush=True)
-    sys.exit()
-parse = cli.parse_run_arguments
-def parse_and_stop_the_update(argv):
-    arguments = parse(argv)
-    print("imported:", time.perf_counter() - start, flush=True)
-    from hf_unlearn.methods import jit
-    jit.JiTTrainer.unlearning_loss = first_update
-    return arguments
-cli.parse_run_arguments = parse_and_stop_the_update
-cli.main(sys.argv[1:])
-"""
-
-
-def measure_startup(options) -> None:
-    """Seconds by the clock, each in a process of its own."""
-    command = [
-        "run", "--model_name_or_path", options.model_name_or_path, "--dataset_name", options.dataset_name,
-        "--forget_class", "3", "--output_dir",
-    ]  # fmt: skip
-    taken = {"hf-unlearn --help": []}
-    for _ in range(options.repeats):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "hf_unlearn.cli", "--help"], capture_output=True, check=True)
-        taken["hf-unlearn --help"].append(time.perf_counter() - start)
-        for way in ("with peft", "without peft", "without peft, imports looked through for garbage"):
-            with tempfile.TemporaryDirectory() as folder:
-                done = subprocess.run(
-                    [sys.executable, "-c", FIRST_UPDATE, way, *command, f"{folder}/out"],
-                    capture_output=True,
-                    text=True,
-                )
-            for line in done.stdout.splitlines():
-                if line.startswith(("imported:", "first ")):
-                    what, seconds = line.split(":")
-                    taken.setdefault(f"{what}, {way}", []).append(float(seconds))
-    rows = [{"what": what, "seconds": f"{statistics.median(seconds):.2f}"} for what, seconds in taken.items()]
-    show(rows)
-    write_csv(options.output_dir / "startup.csv", rows)
+    save_figure(figure, path)

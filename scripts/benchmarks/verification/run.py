@@ -1,44 +1,42 @@
 """
 Which measures of `hf-unlearn verify` tell forgetting from hiding? The numbers of docs/verification.md:
 
-    python scripts/benchmark_verification.py train --models_dir models --cifar_dir cifar10     # 24 networks
-    python scripts/benchmark_verification.py verify --models_dir models --cifar_dir cifar10
-    python scripts/benchmark_verification.py summary
+    python -m scripts.benchmarks.verification.run train --models_dir models --cifar_dir cifar10     # 24 networks
+    python -m scripts.benchmarks.verification.run verify --models_dir models --cifar_dir cifar10
+    python -m scripts.benchmarks.verification.run summary
 
 Two cases, three seeds each: the digits of `hf-unlearn demo`, and CIFAR-10 with 500 images per class, on which the
 network is over-fitted. Each seed has an original, three models retrained without one class, JiT with the package's
-defaults, the control that changes the head alone, and another that masks: the original with one bias lowered. --cifar_dir holds parquet files train-*.parquet and
-test-*.parquet with the columns img and label. A part that was interrupted goes on where it stopped.
+defaults, the control that changes the head alone, and another that masks: the original with one bias lowered.
+--cifar_dir holds parquet files train-*.parquet and test-*.parquet with the columns img and label. A part that was
+interrupted goes on where it stopped.
 """
 
 import argparse
-import csv
 import tempfile
 import time
 from functools import cache
 from pathlib import Path
 
-import datasets
 import numpy as np
 import torch
-import transformers
 from datasets import ClassLabel, Dataset, DatasetDict
-from torch.nn.functional import cross_entropy
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
-    PrinterCallback,
     ResNetConfig,
     ResNetForImageClassification,
     ViTImageProcessorPil,
 )
 
-from hf_unlearn import ForgetRequest, JiTConfig, JiTTrainer, split_dataset
+from hf_unlearn import ForgetRequest, split_dataset
 from hf_unlearn.data import ImageDataset
 from hf_unlearn.demo import load_digits
 from hf_unlearn.demo import train as train_digits
 from hf_unlearn.probes import MEASURED_STEPS, accuracy, head_of, head_only
 from hf_unlearn.verification import DERIVED, MEASURES, NUM_IMAGES, draw_images, grouped, verify_unlearning
+from scripts.benchmarks.networks import be_quiet, quiet_trainer, read_cifar10, train
+from scripts.benchmarks.results import append_rows, markdown, new_figure, read_rows, save_figure
 
 
 CIFAR_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -52,13 +50,12 @@ CIFAR_TRAIN, CIFAR_TEST = 500, 200  # images per class
 @cache
 def load_cifar(cifar_dir: Path) -> DatasetDict:
     """The first images of each class of CIFAR-10."""
-    files = {split: str(cifar_dir / f"{split}-*.parquet") for split in ("train", "test")}
-    cifar = datasets.load_dataset("parquet", data_files=files)
     splits = {}
     for split, count in (("train", CIFAR_TRAIN), ("test", CIFAR_TEST)):
-        labels = cifar[split]["label"]
+        cifar = read_cifar10(cifar_dir, split)
+        labels = cifar["label"]
         rows = [row for k in range(10) for row in [i for i, label in enumerate(labels) if label == k][:count]]
-        chosen = cifar[split].select(rows).select_columns(["img", "label"])
+        chosen = cifar.select(rows).select_columns(["img", "label"])
         splits[split] = chosen.cast_column("label", ClassLabel(names=CIFAR_CLASSES))
     return DatasetDict(splits)
 
@@ -67,30 +64,23 @@ def load_case(options, case: str) -> DatasetDict:
     return load_digits("class") if case == "digits" else load_cifar(options.cifar_dir)
 
 
-def train_cifar(train: Dataset, folder: Path, seed: int) -> None:
+def train_cifar(images: Dataset, folder: Path, seed: int) -> None:
     """A small ResNet, until it knows every training image by heart: AdamW with one cycle of the learning rate."""
     torch.manual_seed(seed)
     image_processor = ViTImageProcessorPil(size={"height": 32, "width": 32})
-    names = train.features["label"].names
+    names = images.features["label"].names
     label_ids = dict(enumerate(range(len(names))))
-    items = ImageDataset(train, image_processor, label_column="label", label_ids=label_ids)
-    items = items.__getitems__(list(range(len(train))))
+    items = ImageDataset(images, image_processor, label_column="label", label_ids=label_ids)
+    items = items.__getitems__(list(range(len(images))))
     x, y = torch.stack([item["pixel_values"] for item in items]), torch.tensor([item["labels"] for item in items])
     config = ResNetConfig(
         embedding_size=32, hidden_sizes=[32, 64, 128], depths=[1, 1, 1], layer_type="basic",
         id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)},
     )  # fmt: skip
-    model = ResNetForImageClassification(config).train()
-    epochs, rate, batch = 14, 3e-3, 64
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=epochs * (len(y) // batch))
-    for _ in range(epochs):
-        for rows in torch.randperm(len(y)).split(batch)[: len(y) // batch]:
-            optimizer.zero_grad()
-            cross_entropy(model(pixel_values=x[rows]).logits, y[rows]).backward()
-            optimizer.step()
-            schedule.step()
-    model.eval().save_pretrained(folder)
+    model = ResNetForImageClassification(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
+    train(model, optimizer, x, y, epochs=14, batch_size=64)
+    model.save_pretrained(folder)
     image_processor.save_pretrained(folder)
 
 
@@ -120,7 +110,7 @@ def train_models(options) -> None:
 
 def verify_models(options) -> None:
     """One verification per case and seed; skips what has rows."""
-    done = {(row["case"], int(row["seed"])) for row in read(options, "measures")}
+    done = {(row["case"], int(row["seed"])) for row in read_rows(csv_file(options, "measures"))}
     for case in FORGOTTEN:
         dataset = load_case(options, case)
         for seed in SEEDS:
@@ -173,14 +163,9 @@ def verify_models(options) -> None:
 
 def unlearn(folder: Path, image_processor, forget: Dataset):
     """JiT with the package's defaults."""
+    model = AutoModelForImageClassification.from_pretrained(folder)
     with tempfile.TemporaryDirectory() as output_dir:
-        trainer = JiTTrainer(
-            model=AutoModelForImageClassification.from_pretrained(folder),
-            args=JiTConfig(output_dir, disable_tqdm=True, logging_strategy="no", report_to="none"),
-            processing_class=image_processor,
-            forget_dataset=forget,
-        )
-        trainer.remove_callback(PrinterCallback)
+        trainer = quiet_trainer(model, forget, output_dir, image_processor)
         trainer.train()
     return trainer.model
 
@@ -194,24 +179,13 @@ def mask(folder: Path, forgotten: str):
     return model
 
 
-def read(options, name: str) -> list[dict]:
-    path = options.output_dir / f"{name}.csv"
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
+def csv_file(options, name: str) -> Path:
+    return options.output_dir / f"{name}.csv"
 
 
 def write(options, name: str, rows: list[dict]) -> None:
-    options.output_dir.mkdir(parents=True, exist_ok=True)
-    path = options.output_dir / f"{name}.csv"
-    new = not path.exists()
-    with open(path, "a", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        if new:
-            writer.writeheader()
-        for row in rows:
-            writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()})
+    rows = [{k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+    append_rows(csv_file(options, name), rows)
 
 
 # ---- What came out ----
@@ -221,11 +195,10 @@ MODELS = ("original", "unlearned", "head-only", "masked")
 
 def summarise(options) -> None:
     """The tables of docs/verification.md and the picture."""
-    rows = read(options, "measures")
+    rows = read_rows(csv_file(options, "measures"))
     for case in FORGOTTEN:
         those = [row for row in rows if row["case"] == case]
-        print(f"\n| {case} | {' | '.join(MODELS)} | retrained |")
-        print("|:--|" + "--:|" * (len(MODELS) + 1))
+        table = []
         for measure in dict.fromkeys(row["measure"] for row in those):
             cells = []
             for model in (*MODELS, "retrained"):
@@ -234,9 +207,9 @@ def summarise(options) -> None:
             label = {
                 "accuracy/train": "accuracy, training images", "accuracy/retain_test": "accuracy, unseen images of the rest"
             }.get(measure) or grouped([measure])  # fmt: skip
-            print(f"| {label} | {' | '.join(cells)} |")
-        print(f"\n| {case}: seeds above the band, of {len(SEEDS)} | {' | '.join(MODELS)} |")
-        print("|:--|" + "--:|" * len(MODELS))
+            table.append([label, *cells])
+        print("", markdown([case, *MODELS, "retrained"], table), sep="\n")
+        table = []
         for measure in dict.fromkeys(row["measure"] for row in those if row["side"] != ""):
             if measure.split("/")[0] in (*DERIVED, "accuracy"):
                 continue
@@ -245,8 +218,9 @@ def summarise(options) -> None:
                 for model in MODELS
             ]
             cells = [f"{side.count(1)}" + (f" (below: {side.count(-1)})" if -1 in side else "") for side in sides]
-            print(f"| {grouped([measure])} | {' | '.join(cells)} |")
-    draw(read(options, "curves"), options.output_dir / "relearning.png")
+            table.append([grouped([measure]), *cells])
+        print("", markdown([f"{case}: seeds above the band, of {len(SEEDS)}", *MODELS], table), sep="\n")
+    draw(read_rows(csv_file(options, "curves")), options.output_dir / "relearning.png")
 
 
 def spread(measure: str, values: list[str]) -> str:
@@ -267,15 +241,13 @@ def spread(measure: str, values: list[str]) -> str:
 
 def draw(rows: list[dict], path: Path) -> None:
     """Re-learning: the mean over the seeds, and the range of the retrained models."""
-    from matplotlib.figure import Figure
-
     # Okabe and Ito's colours, told apart by the lines as well.
     styles = {
         "original": ("#0072B2", "-", 1.3, "o"), "unlearned": ("#D55E00", "-", 2.4, "D"),
         "head-only": ("#CC79A7", ":", 2.0, "^"), "masked": ("#000000", "-.", 1.3, "v"),
         "retrained": ("#009E73", "--", 1.3, "s"),
     }  # fmt: skip
-    figure = Figure(figsize=(8, 3.8), facecolor="white", layout="constrained")
+    figure = new_figure(8, 3.8)
     panels = figure.subplots(1, len(FORGOTTEN), sharey=True)
     for axes, case in zip(panels, FORGOTTEN, strict=True):
         for model, (color, line, width, marker) in styles.items():
@@ -300,7 +272,7 @@ def draw(rows: list[dict], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("accuracy on left-out forget images, %")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=5, frameon=False)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    save_figure(figure, path)
 
 
 PARTS = {"train": train_models, "verify": verify_models, "summary": summarise}
@@ -313,6 +285,5 @@ if __name__ == "__main__":
     parser.add_argument("--cifar_dir", type=Path, default=Path("cifar10"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()
+    be_quiet()
     PARTS[options.part](options)

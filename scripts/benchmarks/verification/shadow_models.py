@@ -1,11 +1,8 @@
-# /// script
-# dependencies = ["hf-unlearn"]
-# ///
 """
-Train shadow models, have them unlearn, and attack them with U-LiRA and RMIA:
+Train shadow models, have them unlearn, and attack them with U-LiRA and RMIA; the last numbers of docs/verification.md:
 
-    python scripts/train_shadow_models.py --model_name_or_path org/model --dataset_name org/data --output_dir shadows \
-        --num_train_epochs 12 --learning_rate 2e-3 --per_device_train_batch_size 32
+    python -m scripts.benchmarks.verification.shadow_models --model_name_or_path org/model --dataset_name org/data \
+        --output_dir shadows --num_train_epochs 12 --learning_rate 2e-3 --per_device_train_batch_size 32
 
 Each shadow model has the configuration of the model, fresh weights, and all training images but a random half of
 --num_targets ones; then it unlearns the other half with JiT's defaults. Give the recipe that the model was trained
@@ -24,7 +21,6 @@ from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
-import datasets
 import numpy as np
 import torch
 import transformers
@@ -39,13 +35,14 @@ from transformers import (
     set_seed,
 )
 
-from hf_unlearn import JiTConfig, JiTTrainer, __version__
+from hf_unlearn import __version__
 from hf_unlearn.arguments import DataArguments, ModelArguments, message_of
 from hf_unlearn.attacks import ShadowModels, attack_shadow_models
 from hf_unlearn.data import ImageDataset, find_image_column
 from hf_unlearn.errors import InputError
 from hf_unlearn.labels import find_label_column, match_labels
 from hf_unlearn.loading import load_train_and_test
+from scripts.benchmarks.networks import be_quiet, quiet_trainer
 
 
 @dataclass
@@ -163,20 +160,19 @@ def train_shadow_model(number: int, images: Images, args: ShadowArguments, path:
     model = AutoModelForImageClassification.from_config(images.config)
     model.accepts_loss_kwargs = False
     with tempfile.TemporaryDirectory() as folder:
-        quiet = {"disable_tqdm": True, "logging_strategy": "no", "report_to": "none", "save_strategy": "no"}
         config = TrainingArguments(
             folder, num_train_epochs=args.num_train_epochs, learning_rate=args.learning_rate,
             per_device_train_batch_size=args.per_device_train_batch_size, weight_decay=args.weight_decay, seed=seed,
-            dataloader_pin_memory=False, **quiet,
+            dataloader_pin_memory=False, disable_tqdm=True, logging_strategy="no", save_strategy="no",
         )  # fmt: skip
         trainer = Trainer(model, config, train_dataset=torch.utils.data.Subset(images.train, rows.tolist()))
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         trained = logits_of(model, images, args)
         # A collapsed model is the method's fault, and the attack is to see it.
-        config = JiTConfig(folder, forget_kind="images", allow_collapse=True, seed=seed, **quiet)
-        trainer = JiTTrainer(model, config, processing_class=images.image_processor, forget_dataset=forget)
-        trainer.remove_callback(PrinterCallback)
+        trainer = quiet_trainer(
+            model, forget, folder, images.image_processor, forget_kind="images", allow_collapse=True, seed=seed
+        )
         trainer.train()
         unlearned = logits_of(model, images, args)
     # Written aside first: what has its name is whole.
@@ -212,11 +208,6 @@ def start_process(data_args: DataArguments, args: ShadowArguments) -> None:
 
 def work(number: int, args: ShadowArguments, path: Path) -> tuple[int, float]:
     return number, train_shadow_model(number, _images, args, path)
-
-
-def be_quiet() -> None:
-    datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()
 
 
 def main(data_args: DataArguments, args: ShadowArguments) -> dict:
@@ -288,4 +279,4 @@ if __name__ == "__main__":
     try:
         main(*parser.parse_args_into_dataclasses(look_for_args_file=False))
     except InputError as error:
-        sys.exit(f"train_shadow_models.py: error: {message_of(error)}")
+        sys.exit(f"shadow_models.py: error: {message_of(error)}")

@@ -1,7 +1,8 @@
 """
-Measure what each difference between the published definitions of JiT does, switched on alone, on one model:
+Measure what each difference between the published definitions of JiT does, switched on alone, on one model; the table
+of docs/definitions.md:
 
-    python scripts/compare_definitions.py --output_dir definitions
+    python -m scripts.paper.definitions.compare --output_dir definitions
 
 A ViT with dropout is trained on scikit-learn's digits; JiT forgets one class of it with a fixed step, once as a base,
 then with one setting changed at a time, then with the two presets. Writes definitions.md and definitions.csv.
@@ -9,17 +10,18 @@ then with one setting changed at a time, then with the two presets. Writes defin
 
 import argparse
 import copy
-import csv
 from pathlib import Path
 
 import numpy as np
 from transformers import TrainingArguments, ViTConfig, ViTForImageClassification, ViTImageProcessorPil, set_seed
 
-from hf_unlearn import ForgetRequest, JiTConfig, JiTTrainer, split_dataset
+from hf_unlearn import ForgetRequest, split_dataset
 from hf_unlearn.data import ImageDataset
 from hf_unlearn.demo import FORGOTTEN_DIGIT, load_digits
 from hf_unlearn.logits import collect_logits
 from hf_unlearn.training import train_classifier
+from scripts.benchmarks.networks import quiet_trainer
+from scripts.benchmarks.results import markdown, write_rows
 
 
 BATCH, SEEDS = 16, 3
@@ -78,14 +80,9 @@ def main(output_dir: Path) -> None:
         measured = []
         for seed in range(SEEDS):
             unlearned = copy.deepcopy(model)
-            trainer = JiTTrainer(
-                model=unlearned,
-                args=JiTConfig(
-                    output_dir=str(output_dir / "unlearned"), disable_tqdm=True, logging_strategy="no", seed=seed,
-                    **{**BASE, **settings} if "preset" not in settings else {"sigma": 0.5, **settings, "num_perturbations": 25},
-                ),
-                processing_class=image_processor,
-                forget_dataset=forget_set,
+            trainer = quiet_trainer(
+                unlearned, forget_set, str(output_dir / "unlearned"), image_processor, seed=seed,
+                **{**BASE, **settings} if "preset" not in settings else {"sigma": 0.5, **settings, "num_perturbations": 25},
             )  # fmt: skip
             trainer.train()
             measured.append(
@@ -98,12 +95,13 @@ def main(output_dir: Path) -> None:
 def write(rows: list[tuple], output_dir: Path) -> None:
     """The table as CSV and as Markdown."""
     header = ("what ran", "forget test", "retain test", "distance moved")
-    with open(output_dir / "definitions.csv", "w", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
-    lines = ["| what ran | forget test, % | retain test, % | distance moved |", "|:--|--:|--:|--:|"]
-    lines += [f"| {name} | {forget:.1f} | {retain:.1f} | {moved:.1e} |" for name, forget, retain, moved in rows]
-    (output_dir / "definitions.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    write_rows(output_dir / "definitions.csv", [dict(zip(header, row, strict=True)) for row in rows])
+    table = markdown(
+        ["what ran", "forget test, %", "retain test, %", "distance moved"],
+        [[name, f"{forget:.1f}", f"{retain:.1f}", f"{moved:.1e}"] for name, forget, retain, moved in rows],
+    )
+    (output_dir / "definitions.md").write_text(table + "\n")
+    print(table)
 
 
 if __name__ == "__main__":
