@@ -1,31 +1,53 @@
 """Make a Hugging Face image classifier forget chosen training images, and measure what it did."""
 
 import importlib
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from .data.splits import split_dataset
+    from .evaluation.evaluate import evaluate_unlearning
+    from .methods.jit import JiTConfig, JiTTrainer
+    from .publication.report import UnlearningReport
+    from .request.forget_request import ForgetRequest
+    from .unlearning.config import UnlearningConfig
+    from .unlearning.losses import jit_loss
+    from .unlearning.trainer import UnlearningTrainer
 
 
 __version__ = "0.1.0"
 
 # Loaded on first use: transformers and torch take seconds to import, and `hf-unlearn --help` needs neither.
 _MODULE_OF = {
-    "ForgetRequest": "forget_request",
+    "ForgetRequest": "request.forget_request",
     "JiTConfig": "methods.jit",
     "JiTTrainer": "methods.jit",
-    "UnlearningConfig": "config",
-    "UnlearningReport": "report",
-    "UnlearningTrainer": "trainer",
-    "evaluate_unlearning": "evaluation",
-    "jit_loss": "losses",
-    "split_dataset": "data",
+    "UnlearningConfig": "unlearning.config",
+    "UnlearningReport": "publication.report",
+    "UnlearningTrainer": "unlearning.trainer",
+    "evaluate_unlearning": "evaluation.evaluate",
+    "jit_loss": "unlearning.losses",
+    "split_dataset": "data.splits",
 }
 
-__all__ = sorted(_MODULE_OF)
+__all__ = [
+    "ForgetRequest",
+    "JiTConfig",
+    "JiTTrainer",
+    "UnlearningConfig",
+    "UnlearningReport",
+    "UnlearningTrainer",
+    "evaluate_unlearning",
+    "jit_loss",
+    "split_dataset",
+]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return [*globals(), *__all__]

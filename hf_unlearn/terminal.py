@@ -1,4 +1,4 @@
-"""Text and tables as a terminal shows them: no word and no number is cut, however narrow it is."""
+"""What a person sees: lines, and text and tables in which no word and no number is cut, however narrow the terminal is."""
 
 import textwrap
 
@@ -9,6 +9,13 @@ GAP = 2
 LEAST_ROOM = 20
 # With less room for the names than this, their explanations are left out.
 EXPLAINED_ROOM = 50
+
+
+def say(message: str) -> None:
+    """Prints on the first process only."""
+    from accelerate import PartialState
+
+    PartialState().print(message)
 
 
 def print_text(text: str) -> None:

@@ -16,10 +16,10 @@ from accelerate import PartialState
 from transformers import HfArgumentParser
 
 from hf_unlearn import evaluate_unlearning
-from hf_unlearn.arguments import DataArguments, ForgetArguments, ModelArguments, message_of
-from hf_unlearn.config import UnlearningConfig
+from hf_unlearn.commands.arguments import DataArguments, ForgetArguments, ModelArguments, message_of
+from hf_unlearn.commands.loading import load_model, load_retrained, load_splits
 from hf_unlearn.errors import InputError
-from hf_unlearn.loading import load_model, load_retrained, load_splits
+from hf_unlearn.unlearning.config import UnlearningConfig
 
 
 @dataclass

@@ -23,12 +23,12 @@ from transformers import (
     set_seed,
 )
 
-from hf_unlearn.arguments import DataArguments, ForgetArguments, ModelArguments, message_of
-from hf_unlearn.data import split_dataset
+from hf_unlearn.commands.arguments import DataArguments, ForgetArguments, ModelArguments, message_of
+from hf_unlearn.commands.loading import load_train_and_test
+from hf_unlearn.data.labels import find_label_column
+from hf_unlearn.data.splits import split_dataset
 from hf_unlearn.errors import InputError
-from hf_unlearn.labels import find_label_column
-from hf_unlearn.loading import load_train_and_test
-from hf_unlearn.training import train_classifier
+from hf_unlearn.evaluation.train_classifier import train_classifier
 
 
 @dataclass

@@ -12,7 +12,7 @@ The flags are those of `hf-unlearn run`.
 
 import sys
 
-from hf_unlearn.cli import main
+from hf_unlearn.commands.main import main
 
 
 if __name__ == "__main__":

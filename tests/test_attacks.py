@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from hf_unlearn.arguments import DataArguments
-from hf_unlearn.attacks import (
+from hf_unlearn.commands.arguments import DataArguments
+from hf_unlearn.errors import InputError
+from hf_unlearn.evaluation.attacks import (
     GAMES,
     ShadowModels,
     attack_shadow_models,
@@ -16,7 +17,6 @@ from hf_unlearn.attacks import (
     rmia,
     u_lira,
 )
-from hf_unlearn.errors import InputError
 from scripts.benchmarks.verification import shadow_models as script
 
 

@@ -7,7 +7,8 @@ import torch
 from conftest import make_model
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from hf_unlearn import JiTConfig, JiTTrainer, attention
+from hf_unlearn import JiTConfig, JiTTrainer
+from hf_unlearn.unlearning import attention
 
 
 def make_inputs(positions=17, dtype=torch.bfloat16, heads_of_keys=2):

@@ -10,9 +10,10 @@ from datasets import DatasetDict
 from PIL import Image as PILImage
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor, ViTModel, pipeline
 
-from hf_unlearn import ForgetRequest, UnlearningReport, data
-from hf_unlearn.arguments import DataArguments
-from hf_unlearn.cli import main, parse_run_arguments
+from hf_unlearn import ForgetRequest, UnlearningReport
+from hf_unlearn.commands.arguments import DataArguments
+from hf_unlearn.commands.main import main, parse_run_arguments
+from hf_unlearn.data import splits as data
 from hf_unlearn.methods import METHODS, load_method
 
 

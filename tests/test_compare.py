@@ -9,9 +9,9 @@ from conftest import CLASSES, make_images, make_model
 from transformers import AutoModelForImageClassification, ViTImageProcessor
 
 from hf_unlearn import UnlearningReport
-from hf_unlearn.cli import main
-from hf_unlearn.compare import about_the_band, make_parser
-from hf_unlearn.report import weights_sha256
+from hf_unlearn.commands.compare import about_the_band, make_parser
+from hf_unlearn.commands.main import main
+from hf_unlearn.publication.report import weights_sha256
 from scripts.benchmarks.evaluation import speed as benchmark
 
 

@@ -24,9 +24,9 @@ from transformers import (
 )
 
 from hf_unlearn import ForgetRequest, JiTConfig, JiTTrainer, evaluate_unlearning, split_dataset
-from hf_unlearn.cli import main
-from hf_unlearn.compatibility import check_model
+from hf_unlearn.commands.main import main
 from hf_unlearn.errors import InputError
+from hf_unlearn.unlearning.compatibility import check_model
 
 
 LABELS = {"id2label": {0: "cat", 1: "dog", 2: "owl"}, "label2id": {"cat": 0, "dog": 1, "owl": 2}}

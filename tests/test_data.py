@@ -7,7 +7,9 @@ from PIL import Image as PILImage
 from transformers import ConvNextImageProcessor, ViTImageProcessor
 
 from hf_unlearn import ForgetRequest, split_dataset
-from hf_unlearn.data import (
+from hf_unlearn.data.folders import load_image_folder
+from hf_unlearn.data.labels import find_label_column, match_labels
+from hf_unlearn.data.splits import (
     ImageDataset,
     find_image_column,
     load_dataset,
@@ -16,8 +18,6 @@ from hf_unlearn.data import (
     unreadable_images,
 )
 from hf_unlearn.errors import InputError
-from hf_unlearn.folders import load_image_folder
-from hf_unlearn.labels import find_label_column, match_labels
 
 
 ID2LABEL = {0: "cat", 1: "dog", 2: "owl"}

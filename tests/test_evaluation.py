@@ -12,11 +12,11 @@ from datasets import Dataset, DatasetDict
 from peft import LoraConfig, get_peft_model
 
 from hf_unlearn import ForgetRequest, UnlearningReport, evaluate_unlearning, split_dataset
-from hf_unlearn.data import ImageDataset
+from hf_unlearn.data.labels import match_labels
+from hf_unlearn.data.splits import ImageDataset
 from hf_unlearn.errors import InputError
-from hf_unlearn.evaluation import confusion, confusion_classes, make_report
-from hf_unlearn.labels import match_labels
-from hf_unlearn.logits import collect_logits
+from hf_unlearn.evaluation.evaluate import confusion, confusion_classes, make_report
+from hf_unlearn.evaluation.logits import collect_logits
 from hf_unlearn.metrics.activation_distance.activation_distance import ActivationDistance
 from hf_unlearn.metrics.average_gap.average_gap import AverageGap
 from hf_unlearn.metrics.js_divergence.js_divergence import JsDivergence
@@ -25,7 +25,7 @@ from hf_unlearn.metrics.membership_inference.membership_inference import Members
 from hf_unlearn.metrics.prediction_disagreement.prediction_disagreement import PredictionDisagreement
 from hf_unlearn.metrics.retrain_free_js.retrain_free_js import RetrainFreeJs
 from hf_unlearn.metrics.tug_of_war.tug_of_war import TugOfWar
-from hf_unlearn.report import METRICS, NEEDS, percent, weights_sha256
+from hf_unlearn.publication.report import METRICS, NEEDS, percent, weights_sha256
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image as PILImage
 
-from hf_unlearn.data import load_dataset
+from hf_unlearn.data.folders import SPLIT_OF, load_image_folder
+from hf_unlearn.data.splits import load_dataset
 from hf_unlearn.errors import InputError
-from hf_unlearn.folders import SPLIT_OF, load_image_folder
 
 
 def png() -> bytes:

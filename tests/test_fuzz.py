@@ -17,12 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hf_unlearn import ForgetRequest
-from hf_unlearn.data import matching_rows
+from hf_unlearn.data.splits import matching_rows
 from hf_unlearn.errors import InputError
-from hf_unlearn.forget_request import WAYS
-from hf_unlearn.model_card import card_sha256, merge_cards, write_model_card
-from hf_unlearn.record import read_record, verify
-from hf_unlearn.schemas import read_schema
+from hf_unlearn.publication.model_card import card_sha256, merge_cards, write_model_card
+from hf_unlearn.publication.record import read_record, verify
+from hf_unlearn.request.forget_request import WAYS
+from hf_unlearn.request.schemas import read_schema
 
 
 GOLDEN = Path(__file__).parents[1] / "model_cards" / "digits-unlearned"

@@ -4,9 +4,9 @@ import pytest
 import torch
 from conftest import make_model
 
-from hf_unlearn.early_features import EarlyFeatures, find_cut
-from hf_unlearn.guard import Guard
-from hf_unlearn.step_size import last_stage_and_head
+from hf_unlearn.unlearning.early_features import EarlyFeatures, find_cut
+from hf_unlearn.unlearning.guard import Guard
+from hf_unlearn.unlearning.step_size import last_stage_and_head
 
 
 @pytest.fixture

@@ -9,11 +9,12 @@ from test_step_size import train
 from torch import nn
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from hf_unlearn import ForgetRequest, guard, split_dataset
-from hf_unlearn.data import ImageDataset
+from hf_unlearn import ForgetRequest, split_dataset
+from hf_unlearn.data.splits import ImageDataset
 from hf_unlearn.errors import InputError
-from hf_unlearn.head_edit import FLOOR, MARGIN, RIDGE, SHARPNESS, Features, edit_head, find_head, minimise
-from hf_unlearn.step_size import shift, turn
+from hf_unlearn.unlearning import guard
+from hf_unlearn.unlearning.head_edit import FLOOR, MARGIN, RIDGE, SHARPNESS, Features, edit_head, find_head, minimise
+from hf_unlearn.unlearning.step_size import shift, turn
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def call(hub, tmp_path, *words, token=TOKEN):
 
 def run_flags(saved_model, saved_dataset, out, *flags):
     return (
-        "-m", "hf_unlearn.cli", "run", "--model_name_or_path", saved_model, "--dataset_name", saved_dataset,
+        "-m", "hf_unlearn.commands.main", "run", "--model_name_or_path", saved_model, "--dataset_name", saved_dataset,
         "--label_column_name", "label", "--forget_class", "cat", "--output_dir", str(out), "--step_rule", "fixed",
         "--learning_rate", "1e-3", "--push_to_hub", "--hub_model_id", "animals-without-cats", *flags,
     )  # fmt: skip
@@ -120,7 +120,14 @@ def test_hub_that_fails_midway_leaves_everything_on_disk_and_says_how_to_go_on(
     assert len(hub.repos["tester/animals-without-cats"].history("main")) == 1
 
     again = call(
-        hub, tmp_path, "-m", "hf_unlearn.cli", "push", str(out), "--hub_model_id", "tester/animals-without-cats"
+        hub,
+        tmp_path,
+        "-m",
+        "hf_unlearn.commands.main",
+        "push",
+        str(out),
+        "--hub_model_id",
+        "tester/animals-without-cats",
     )
     assert again.returncode == 0, again.stderr
     pushed = hub.repos["tester/animals-without-cats"].history("main")[-1].files

@@ -14,7 +14,7 @@ from hub_server import TOKEN, HubServer
 from huggingface_hub.utils._http import default_client_factory
 
 from hf_unlearn.errors import HubPushError, InputError
-from hf_unlearn.hub import check_push, push_folder, validate_card
+from hf_unlearn.publication.hub import check_push, push_folder, validate_card
 
 
 REPO_ID = "tester/animals-without-cats"
@@ -94,7 +94,7 @@ def test_update_keeps_the_users_words_and_drops_old_weights(hub, tmp_path):
 
 
 def test_pull_request_leaves_the_branch_and_is_opened_once(hub, tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_unlearn.record.read_record", lambda path: {"record_sha256": "ab" * 32})
+    monkeypatch.setattr("hf_unlearn.publication.record.read_record", lambda path: {"record_sha256": "ab" * 32})
     hub.add_repo(REPO_ID, {"model.safetensors": b"\0original", "README.md": b"Their card.\n"})
     files = make_run(tmp_path, 1)
     url = push_folder(tmp_path, REPO_ID, TOKEN, create_pr=True)
@@ -106,7 +106,7 @@ def test_pull_request_leaves_the_branch_and_is_opened_once(hub, tmp_path, monkey
 
 
 def test_pull_request_whose_answer_got_lost_is_not_opened_twice(hub, tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_unlearn.record.read_record", lambda path: {"record_sha256": "ab" * 32})
+    monkeypatch.setattr("hf_unlearn.publication.record.read_record", lambda path: {"record_sha256": "ab" * 32})
     hub.add_repo(REPO_ID)
     make_run(tmp_path, 1)
     hub.lose_next_answer("POST", "/commit/")

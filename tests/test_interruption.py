@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification, ViTImageProcessorPil
 
 from hf_unlearn import JiTConfig, JiTTrainer
-from hf_unlearn.trainer import move_model
+from hf_unlearn.unlearning.trainer import move_model
 
 
 SETTINGS = {
@@ -35,7 +35,7 @@ SETTINGS = {
 def flags(model, dataset, out, *more):
     settings = [word for name, value in SETTINGS.items() for word in (f"--{name}", str(value))]
     return [
-        "-m", "hf_unlearn.cli", "run", "--model_name_or_path", model, "--dataset_name", dataset, "--label_column_name",
+        "-m", "hf_unlearn.commands.main", "run", "--model_name_or_path", model, "--dataset_name", dataset, "--label_column_name",
         "label", "--forget_class", "cat", "--output_dir", str(out), *settings, *more,
     ]  # fmt: skip
 
@@ -123,7 +123,7 @@ def test_resume_from_every_checkpoint_gives_the_same_bits(rule, dataset, tmp_pat
 def test_resume_without_a_checkpoint_starts_from_the_original(
     vit_folder, saved_dataset, uninterrupted, tmp_path, capfd
 ):
-    from hf_unlearn.cli import main
+    from hf_unlearn.commands.main import main
 
     out = tmp_path / "out"
     out.mkdir()
@@ -187,7 +187,7 @@ def test_kill_between_any_two_files_leaves_nothing_that_looks_finished(resnet, t
 
 
 def test_same_seed_gives_the_same_bits(saved_dataset, vit_folder, uninterrupted, tmp_path):
-    from hf_unlearn.cli import main
+    from hf_unlearn.commands.main import main
 
     assert main(flags(vit_folder, saved_dataset, tmp_path / "out", "--save_strategy", "no")[2:]) == 0
     assert_same_weights(load_file(tmp_path / "out" / "model.safetensors"), uninterrupted)

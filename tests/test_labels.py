@@ -5,8 +5,8 @@ from conftest import CLASSES, make_images, make_split
 from datasets import ClassLabel, Dataset, Features, Value
 
 from hf_unlearn import ForgetRequest, split_dataset
+from hf_unlearn.data.labels import by_position, find_label_column, match_labels
 from hf_unlearn.errors import InputError
-from hf_unlearn.labels import by_position, find_label_column, match_labels
 
 
 ANIMALS = dict(enumerate(CLASSES))

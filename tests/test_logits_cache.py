@@ -15,7 +15,7 @@ from transformers import ViTImageProcessor
 
 from hf_unlearn import evaluate_unlearning
 from hf_unlearn.errors import InputError, SaveError
-from hf_unlearn.logits_cache import model_key, split_key
+from hf_unlearn.evaluation.logits_cache import model_key, split_key
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_unlearn import jit_loss
-from hf_unlearn.losses import KeyedNoise, noise_key, other_classes
+from hf_unlearn.unlearning.losses import KeyedNoise, noise_key, other_classes
 
 
 N, B, K = 3, 4, 5

@@ -9,7 +9,7 @@ from method_cases import FORGET_SET, make_trainer
 from PIL import Image as PILImage
 from transformers import pipeline
 
-from hf_unlearn.cli import main
+from hf_unlearn.commands.main import main
 from hf_unlearn.errors import InputError
 from hf_unlearn.methods import METHODS, forget_only_methods, load_method
 

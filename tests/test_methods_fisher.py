@@ -6,7 +6,7 @@ from conftest import make_model
 from method_cases import FORGET_SET, RETAIN_SET, assert_same_weights, make_trainer, tensors
 
 from hf_unlearn.errors import InputError
-from hf_unlearn.importance import dampening, sum_over_images
+from hf_unlearn.unlearning.importance import dampening, sum_over_images
 
 
 def image_gradients(model, objective):

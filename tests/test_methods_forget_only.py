@@ -8,8 +8,8 @@ from conftest import make_model, make_split
 from method_cases import FORGET_SET, assert_same_weights, make_trainer, sgd_step, tensors
 
 from hf_unlearn.errors import InputError
-from hf_unlearn.losses import other_classes
 from hf_unlearn.methods import load_method
+from hf_unlearn.unlearning.losses import other_classes
 
 
 def test_delete_pulls_to_the_original_answer_without_the_class(tmp_path):

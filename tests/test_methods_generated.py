@@ -7,7 +7,7 @@ from conftest import make_model
 from method_cases import FORGET_SET, RETAIN_SET, assert_same_weights, make_trainer, sgd_step, tensors
 
 from hf_unlearn.errors import CollapsedModelError, InputError
-from hf_unlearn.noise_images import optimize_noise
+from hf_unlearn.unlearning.noise_images import optimize_noise
 
 
 # Two of three classes stay.

@@ -7,7 +7,7 @@ from method_cases import FORGET_SET, RETAIN_SET, assert_same_weights, make_train
 from transformers import TrainerCallback
 
 from hf_unlearn.errors import InputError
-from hf_unlearn.losses import kl_divergence, noise_key
+from hf_unlearn.unlearning.losses import kl_divergence, noise_key
 
 
 METHODS = ["retrain", "fine_tune", "neg_grad_plus", "amnesiac", "bad_teacher", "scrub", "salun", "lotus"]

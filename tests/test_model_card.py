@@ -9,10 +9,16 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from hf_unlearn import UnlearningReport
-from hf_unlearn.cli import main
-from hf_unlearn.model_card import card_sha256, merge_cards, render_model_card, split_front_matter, write_model_card
-from hf_unlearn.plots import save_figures
-from hf_unlearn.record import verify
+from hf_unlearn.commands.main import main
+from hf_unlearn.publication.model_card import (
+    card_sha256,
+    merge_cards,
+    render_model_card,
+    split_front_matter,
+    write_model_card,
+)
+from hf_unlearn.publication.plots import save_figures
+from hf_unlearn.publication.record import verify
 
 
 GOLDEN = Path(__file__).parents[1] / "model_cards" / "digits-unlearned"

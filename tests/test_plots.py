@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from PIL import Image as PILImage
 
 from hf_unlearn import UnlearningReport
-from hf_unlearn.evaluation import make_report
-from hf_unlearn.plots import COLORS, _attacks, _class_accuracy, _confusion, save_figures
+from hf_unlearn.evaluation.evaluate import make_report
+from hf_unlearn.publication.plots import COLORS, _attacks, _class_accuracy, _confusion, save_figures
 
 
 @cache

@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification
 
 from hf_unlearn import ForgetRequest, JiTConfig, JiTTrainer, evaluate_unlearning, split_dataset
-from hf_unlearn.cli import main
-from hf_unlearn.precision import in_float32
-from hf_unlearn.record import read_record
-from hf_unlearn.report import weights_sha256
+from hf_unlearn.commands.main import main
+from hf_unlearn.publication.record import read_record
+from hf_unlearn.publication.report import weights_sha256
+from hf_unlearn.unlearning.precision import in_float32
 
 
 HALVES = [torch.float16, torch.bfloat16]

@@ -8,8 +8,8 @@ from conftest import make_model
 from torch import nn
 
 from hf_unlearn import JiTConfig, JiTTrainer
-from hf_unlearn.losses import KeyedNoise
 from hf_unlearn.methods.jit import PRESETS
+from hf_unlearn.unlearning.losses import KeyedNoise
 
 
 SIGMA, RATE, SEED = 0.4, 1e-3, 5

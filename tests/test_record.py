@@ -15,10 +15,10 @@ from conftest import make_images
 from datasets import Dataset
 
 from hf_unlearn import UnlearningReport
-from hf_unlearn.cli import main
-from hf_unlearn.energy import EnergyMeter
-from hf_unlearn.hub import PUBLISHED
-from hf_unlearn.record import hub_source, read_record
+from hf_unlearn.commands.main import main
+from hf_unlearn.publication.energy import EnergyMeter
+from hf_unlearn.publication.hub import PUBLISHED
+from hf_unlearn.publication.record import hub_source, read_record
 
 
 ROOT = Path(__file__).parents[1]
@@ -194,7 +194,7 @@ def test_missing_parts_are_found(out, tmp_path, capsys):
 
 
 def test_record_rewritten_to_fit_is_found_by_the_signature_alone(out, keys, capsys):
-    from hf_unlearn.record import seal
+    from hf_unlearn.publication.record import seal
 
     ours, theirs = keys
     assert main(["record", "sign", str(out), "--key_file", str(ours)]) == 0

@@ -9,11 +9,11 @@ from conftest import make_images
 from PIL import Image as PILImage
 
 from hf_unlearn import ForgetRequest
-from hf_unlearn.cli import main
-from hf_unlearn.data import matching_rows, to_rgb
+from hf_unlearn.commands.main import main
+from hf_unlearn.data.folders import load_image_folder
+from hf_unlearn.data.splits import matching_rows, to_rgb
 from hf_unlearn.errors import InputError
-from hf_unlearn.folders import load_image_folder
-from hf_unlearn.image_hash import NEAR, differing_bits, perceptual_hash, pixel_sha256
+from hf_unlearn.request.image_hash import NEAR, differing_bits, perceptual_hash, pixel_sha256
 
 
 @pytest.fixture

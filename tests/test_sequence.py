@@ -9,9 +9,9 @@ import yaml
 from conftest import CLASSES
 
 from hf_unlearn import ForgetRequest, UnlearningReport
-from hf_unlearn.cli import main
-from hf_unlearn.record import read_record
-from hf_unlearn.sequence import Tracker
+from hf_unlearn.commands.main import main
+from hf_unlearn.evaluation.sequence import Tracker
+from hf_unlearn.publication.record import read_record
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_lineage_goes_from_the_first_model_to_the_last(sequence, capsys):
 
 
 def test_lineage_that_was_cut_is_found(sequence, tmp_path, capsys):
-    from hf_unlearn.record import seal
+    from hf_unlearn.publication.record import seal
 
     shutil.copytree(sequence, tmp_path / "out")
     record = read_record(tmp_path / "out" / "unlearning_record.json")

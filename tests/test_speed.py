@@ -16,12 +16,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import ResNetConfig, ResNetForImageClassification, TrainerCallback
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from hf_unlearn import JiTConfig, JiTTrainer, data, trainer
-from hf_unlearn.data import ImageDataset, shared_tensor
-from hf_unlearn.early_features import EarlyFeatures, find_cut
-from hf_unlearn.labels import match_labels
-from hf_unlearn.step_size import last_stage_and_head
-from hf_unlearn.trainer import most_that_fit
+from hf_unlearn import JiTConfig, JiTTrainer
+from hf_unlearn.data import splits as data
+from hf_unlearn.data.labels import match_labels
+from hf_unlearn.data.splits import ImageDataset, shared_tensor
+from hf_unlearn.unlearning import trainer
+from hf_unlearn.unlearning.early_features import EarlyFeatures, find_cut
+from hf_unlearn.unlearning.step_size import last_stage_and_head
+from hf_unlearn.unlearning.trainer import most_that_fit
 
 
 ARCHITECTURES = ["resnet", "vit", "convnext", "mobilenet_v2", "swin", "regnet", "bit", "efficientnet"]
@@ -252,9 +254,7 @@ def test_weights_are_channels_last_while_they_move_and_not_afterwards(
 
 def test_what_only_the_evaluation_needs_is_not_imported_before_the_update():
     late = ("evaluate", "scipy.stats", "sklearn", "matplotlib", "jsonschema")
-    code = (
-        f"import sys, hf_unlearn.run, hf_unlearn.methods.jit; print([name for name in {late} if name in sys.modules])"
-    )
+    code = f"import sys, hf_unlearn.commands.run, hf_unlearn.methods.jit; print([name for name in {late} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -262,7 +262,7 @@ def test_what_only_the_evaluation_needs_is_not_imported_before_the_update():
 def test_what_a_command_imports_is_never_looked_through_for_garbage():
     """Hundreds of thousands of objects that stay: they are frozen, and what comes later is collected as ever."""
     code = """
-import gc, hf_unlearn.cli as cli
+import gc, hf_unlearn.commands.main as cli
 assert cli.main(["run", "--method", "none"]) == 2
 assert cli.main(["compare", "--no_such_flag", "1"]) == 2
 print(gc.isenabled(), gc.get_freeze_count() > 300_000, len(gc.get_objects()) < 50_000)
@@ -273,7 +273,7 @@ print(gc.isenabled(), gc.get_freeze_count() > 300_000, len(gc.get_objects()) < 5
 
 def test_a_program_that_has_imported_torch_keeps_its_garbage_collection():
     code = """
-import gc, torch, hf_unlearn.cli as cli
+import gc, torch, hf_unlearn.commands.main as cli
 assert cli.main(["run", "--method", "none"]) == 2
 print(gc.isenabled(), gc.get_freeze_count())
 """

@@ -16,10 +16,10 @@ from transformers import (
 )
 
 from hf_unlearn import ForgetRequest, JiTConfig, JiTTrainer, split_dataset
-from hf_unlearn.data import ImageDataset
+from hf_unlearn.data.splits import ImageDataset
 from hf_unlearn.errors import CollapsedModelError, InputError
-from hf_unlearn.losses import KeyedNoise
-from hf_unlearn.step_size import GradientSum, Search, blur, last_stage_and_head, search_length, shift, turn
+from hf_unlearn.unlearning.losses import KeyedNoise
+from hf_unlearn.unlearning.step_size import GradientSum, Search, blur, last_stage_and_head, search_length, shift, turn
 
 
 def other_models():

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from hub_server import TOKEN, HubServer
 
 from hf_unlearn import ForgetRequest
-from hf_unlearn.cli import main
-from hf_unlearn.record import read_record
+from hf_unlearn.commands.main import main
+from hf_unlearn.publication.record import read_record
 
 
 REPO_ID = "tester/animals"
@@ -39,7 +39,7 @@ def downloaded(hub, saved_model, saved_dataset, tmp_path_factory):
     environment = {**os.environ, **hub.environ(str(folder / "hf_home"))}
 
     def call(*words):
-        words = [sys.executable, "-m", "hf_unlearn.cli", *map(str, words)]
+        words = [sys.executable, "-m", "hf_unlearn.commands.main", *map(str, words)]
         done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=200)
         assert done.returncode == 0, done.stderr
         assert TOKEN not in done.stdout + done.stderr

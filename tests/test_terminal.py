@@ -4,9 +4,9 @@ from collections import Counter
 
 import pytest
 
-from hf_unlearn.report import METRICS, UnlearningReport
+from hf_unlearn.evaluation.verification import MEASURES, VerificationReport
+from hf_unlearn.publication.report import METRICS, UnlearningReport
 from hf_unlearn.terminal import print_table
-from hf_unlearn.verification import MEASURES, VerificationReport
 
 
 WIDTHS = [40, 60, 80, 120, 200]

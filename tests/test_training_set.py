@@ -2,7 +2,7 @@
 
 import pytest
 
-from hf_unlearn.training_set import PhasedSampler, TrainingSet, interleave
+from hf_unlearn.data.training_set import PhasedSampler, TrainingSet, interleave
 
 
 FORGET = [{"pixel_values": number, "labels": 0} for number in range(3)]

@@ -13,12 +13,13 @@ from conftest import make_model, make_split
 from datasets import DatasetDict
 from transformers import ViTImageProcessor
 
-from hf_unlearn import ForgetRequest, probes, split_dataset, verification
-from hf_unlearn.cli import main
+from hf_unlearn import ForgetRequest, split_dataset
+from hf_unlearn.commands.main import main
 from hf_unlearn.errors import InputError
-from hf_unlearn.plots import save_relearning_curves
-from hf_unlearn.probes import HEAD_INPUT, Images
-from hf_unlearn.verification import VerificationReport, verify_unlearning
+from hf_unlearn.evaluation import probes, verification
+from hf_unlearn.evaluation.probes import HEAD_INPUT, Images
+from hf_unlearn.evaluation.verification import VerificationReport, verify_unlearning
+from hf_unlearn.publication.plots import save_relearning_curves
 
 
 STEPS = (0, 1, 2, 4)

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
-from ..config import UnlearningConfig
-from ..guard import RETAIN_CHANGE_LIMIT
-from ..losses import other_classes
-from ..trainer import UnlearningTrainer
+from ..unlearning.config import UnlearningConfig
+from ..unlearning.guard import RETAIN_CHANGE_LIMIT
+from ..unlearning.losses import other_classes
+from ..unlearning.trainer import UnlearningTrainer
 
 
 @dataclass

@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..config import UnlearningConfig
-from ..guard import RETAIN_CHANGE_LIMIT
-from ..logits import random_model
-from ..losses import kl_divergence
-from ..trainer import UnlearningTrainer
+from ..evaluation.logits import random_model
+from ..unlearning.config import UnlearningConfig
+from ..unlearning.guard import RETAIN_CHANGE_LIMIT
+from ..unlearning.losses import kl_divergence
+from ..unlearning.trainer import UnlearningTrainer
 
 
 @dataclass

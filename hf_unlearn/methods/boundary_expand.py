@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ..config import UnlearningConfig
 from ..errors import InputError
-from ..head_edit import require_head
-from ..trainer import UnlearningTrainer
+from ..unlearning.config import UnlearningConfig
+from ..unlearning.head_edit import require_head
+from ..unlearning.trainer import UnlearningTrainer
 
 
 SHADOW_FILE = "shadow.safetensors"

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
-from ..config import UnlearningConfig
-from ..data import pixel_range
+from ..data.splits import pixel_range
 from ..errors import InputError
-from ..trainer import UnlearningTrainer
+from ..unlearning.config import UnlearningConfig
+from ..unlearning.trainer import UnlearningTrainer
 
 
 @dataclass

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
-from ..config import UnlearningConfig
-from ..trainer import UnlearningTrainer
+from ..unlearning.config import UnlearningConfig
+from ..unlearning.trainer import UnlearningTrainer
 
 
 @dataclass

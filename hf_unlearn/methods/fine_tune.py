@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 import torch.nn.functional as F
 
-from ..config import UnlearningConfig
-from ..guard import RETAIN_CHANGE_LIMIT
-from ..trainer import UnlearningTrainer
+from ..unlearning.config import UnlearningConfig
+from ..unlearning.guard import RETAIN_CHANGE_LIMIT
+from ..unlearning.trainer import UnlearningTrainer
 
 
 @dataclass

@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from accelerate.utils import broadcast
 from torch import nn
 
-from ..config import UnlearningConfig
+from ..data.training_set import TrainingSet
 from ..errors import CollapsedModelError, InputError
-from ..losses import kl_divergence
-from ..noise_images import ImageGenerator, NoiseSet, check_forget_kind
-from ..trainer import UnlearningTrainer
-from ..training_set import TrainingSet
+from ..unlearning.config import UnlearningConfig
+from ..unlearning.losses import kl_divergence
+from ..unlearning.noise_images import ImageGenerator, NoiseSet, check_forget_kind
+from ..unlearning.trainer import UnlearningTrainer
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ..head_edit import require_head
+from ..unlearning.head_edit import require_head
 from .delete import DELETEConfig, DELETETrainer
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from accelerate.utils import broadcast
 
-from ..guard import NUM_IMAGES, impressions, staying_classes
-from ..training_set import TrainingSet
+from ..data.training_set import TrainingSet
+from ..unlearning.guard import NUM_IMAGES, impressions, staying_classes
 from .ssd import SSDConfig, SSDTrainer
 
 

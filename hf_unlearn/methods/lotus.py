@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainerCallback
 
-from ..config import UnlearningConfig
 from ..errors import InputError
-from ..guard import RETAIN_CHANGE_LIMIT
-from ..losses import noise_key
-from ..trainer import UnlearningTrainer
+from ..unlearning.config import UnlearningConfig
+from ..unlearning.guard import RETAIN_CHANGE_LIMIT
+from ..unlearning.losses import noise_key
+from ..unlearning.trainer import UnlearningTrainer
 
 
 @dataclass

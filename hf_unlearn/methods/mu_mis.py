@@ -6,10 +6,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import TrainerCallback
 
-from ..config import UnlearningConfig
 from ..errors import InputError
-from ..losses import other_classes
-from ..trainer import UnlearningTrainer
+from ..unlearning.config import UnlearningConfig
+from ..unlearning.losses import other_classes
+from ..unlearning.trainer import UnlearningTrainer
 
 
 @dataclass

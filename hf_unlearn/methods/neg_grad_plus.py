@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
-from ..config import UnlearningConfig
+from ..data.training_set import interleave
 from ..errors import InputError
-from ..guard import RETAIN_CHANGE_LIMIT
-from ..trainer import UnlearningTrainer
-from ..training_set import interleave
+from ..unlearning.config import UnlearningConfig
+from ..unlearning.guard import RETAIN_CHANGE_LIMIT
+from ..unlearning.trainer import UnlearningTrainer
 
 
 @dataclass

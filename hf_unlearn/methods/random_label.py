@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 import torch.nn.functional as F
 
-from ..config import UnlearningConfig
-from ..losses import other_classes
-from ..trainer import UnlearningTrainer
+from ..unlearning.config import UnlearningConfig
+from ..unlearning.losses import other_classes
+from ..unlearning.trainer import UnlearningTrainer
 
 
 @dataclass

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import torch
 from accelerate.utils import broadcast
 
-from ..config import UnlearningConfig
 from ..errors import InputError
-from ..logits import random_model
+from ..evaluation.logits import random_model
+from ..unlearning.config import UnlearningConfig
 from .fine_tune import FineTuneTrainer
 
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from transformers import TrainerCallback
 
-from ..config import UnlearningConfig
 from ..errors import InputError
+from ..unlearning.config import UnlearningConfig
 from .amnesiac import AmnesiacTrainer
 
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
-from ..config import UnlearningConfig
 from ..errors import InputError
-from ..guard import RETAIN_CHANGE_LIMIT
-from ..losses import kl_divergence
-from ..trainer import UnlearningTrainer
+from ..unlearning.config import UnlearningConfig
+from ..unlearning.guard import RETAIN_CHANGE_LIMIT
+from ..unlearning.losses import kl_divergence
+from ..unlearning.trainer import UnlearningTrainer
 
 
 @dataclass

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
-from ..config import UnlearningConfig
+from ..data.training_set import TrainingSet
 from ..errors import InputError
-from ..guard import RETAIN_CHANGE_LIMIT
-from ..importance import dampening, sum_over_images
-from ..trainer import UnlearningTrainer
-from ..training_set import TrainingSet
+from ..unlearning.config import UnlearningConfig
+from ..unlearning.guard import RETAIN_CHANGE_LIMIT
+from ..unlearning.importance import dampening, sum_over_images
+from ..unlearning.trainer import UnlearningTrainer
 
 
 @dataclass

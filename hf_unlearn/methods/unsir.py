@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 
 import torch.nn.functional as F
 
-from ..config import UnlearningConfig
+from ..data.training_set import TrainingSet
 from ..errors import InputError
-from ..guard import RETAIN_CHANGE_LIMIT
-from ..noise_images import NoiseSet, check_forget_kind, optimize_noise, take_turns
-from ..trainer import UnlearningTrainer
-from ..training_set import TrainingSet
+from ..unlearning.config import UnlearningConfig
+from ..unlearning.guard import RETAIN_CHANGE_LIMIT
+from ..unlearning.noise_images import NoiseSet, check_forget_kind, optimize_noise, take_turns
+from ..unlearning.trainer import UnlearningTrainer
 
 
 @dataclass

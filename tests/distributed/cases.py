@@ -18,8 +18,8 @@ from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
 from torch.distributed.tensor import Shard, distribute_tensor  # noqa: E402
 from transformers import ViTImageProcessorPil  # noqa: E402
 
-from hf_unlearn import JiTConfig, JiTTrainer, evaluate_unlearning  # noqa: E402
-from hf_unlearn.step_size import norm  # noqa: E402
+from hf_unlearn import JiTConfig, JiTTrainer, evaluate_unlearning
+from hf_unlearn.unlearning.step_size import norm
 
 
 ARCHITECTURES = ("resnet", "vit")

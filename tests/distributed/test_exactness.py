@@ -15,8 +15,8 @@ from launch import ENVIRONMENT, run_on_two_processes
 from safetensors.torch import load_file
 
 from hf_unlearn import evaluate_unlearning
-from hf_unlearn.cli import main
-from hf_unlearn.processes import asked_processes
+from hf_unlearn.commands.main import main
+from hf_unlearn.commands.processes import asked_processes
 
 
 pytestmark = pytest.mark.distributed

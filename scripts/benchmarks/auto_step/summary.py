@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_unlearn.guard import CHANGE_LIMIT, DISTANCE_LIMIT
+from hf_unlearn.unlearning.guard import CHANGE_LIMIT, DISTANCE_LIMIT
 from scripts.benchmarks.auto_step.settings import BAD, RATES, RELEASED_CLASSES, SIGMAS
 from scripts.benchmarks.auto_step.train_networks import RECIPES
 from scripts.benchmarks.networks import NAMES

@@ -18,7 +18,7 @@ if way != "with peft":
     import importlib.util as util
     find_spec = util.find_spec
     util.find_spec = lambda name, *rest: None if name == "peft" else find_spec(name, *rest)
-from hf_unlearn import cli
+from hf_unlearn.commands import main as cli
 if way == "without peft, imports looked through for garbage":
     from contextlib import nullcontext
     cli.first_imports = nullcontext
@@ -46,7 +46,7 @@ def measure_startup(options) -> None:
     taken = {"hf-unlearn --help": []}
     for _ in range(options.repeats):
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "hf_unlearn.cli", "--help"], capture_output=True, check=True)
+        subprocess.run([sys.executable, "-m", "hf_unlearn.commands.main", "--help"], capture_output=True, check=True)
         taken["hf-unlearn --help"].append(time.perf_counter() - start)
         for way in ("with peft", "without peft", "without peft, imports looked through for garbage"):
             with tempfile.TemporaryDirectory() as folder:

@@ -10,7 +10,7 @@ import time
 import torch
 from transformers import TrainerCallback
 
-from hf_unlearn.guard import Guard
+from hf_unlearn.unlearning.guard import Guard
 from scripts.benchmarks.networks import quiet_trainer
 from scripts.benchmarks.performance.clocks import median_ratio, now
 from scripts.benchmarks.performance.models import SEED, make_batch, make_demo_model, make_model

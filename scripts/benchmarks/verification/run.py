@@ -30,11 +30,11 @@ from transformers import (
 )
 
 from hf_unlearn import ForgetRequest, split_dataset
-from hf_unlearn.data import ImageDataset
-from hf_unlearn.demo import load_digits
-from hf_unlearn.demo import train as train_digits
-from hf_unlearn.probes import MEASURED_STEPS, accuracy, head_of, head_only
-from hf_unlearn.verification import DERIVED, MEASURES, NUM_IMAGES, draw_images, grouped, verify_unlearning
+from hf_unlearn.commands.demo import load_digits
+from hf_unlearn.commands.demo import train as train_digits
+from hf_unlearn.data.splits import ImageDataset
+from hf_unlearn.evaluation.probes import MEASURED_STEPS, accuracy, head_of, head_only
+from hf_unlearn.evaluation.verification import DERIVED, MEASURES, NUM_IMAGES, draw_images, grouped, verify_unlearning
 from scripts.benchmarks.networks import be_quiet, quiet_trainer, read_cifar10, train
 from scripts.benchmarks.results import append_rows, markdown, new_figure, read_rows, save_figure
 

@@ -16,10 +16,10 @@ import numpy as np
 from transformers import TrainingArguments, ViTConfig, ViTForImageClassification, ViTImageProcessorPil, set_seed
 
 from hf_unlearn import ForgetRequest, split_dataset
-from hf_unlearn.data import ImageDataset
-from hf_unlearn.demo import FORGOTTEN_DIGIT, load_digits
-from hf_unlearn.logits import collect_logits
-from hf_unlearn.training import train_classifier
+from hf_unlearn.commands.demo import FORGOTTEN_DIGIT, load_digits
+from hf_unlearn.data.splits import ImageDataset
+from hf_unlearn.evaluation.logits import collect_logits
+from hf_unlearn.evaluation.train_classifier import train_classifier
 from scripts.benchmarks.networks import quiet_trainer
 from scripts.benchmarks.results import markdown, write_rows
 

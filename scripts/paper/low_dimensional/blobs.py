@@ -10,7 +10,7 @@ from contourpy import contour_generator
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from hf_unlearn.losses import jit_loss
+from hf_unlearn.unlearning.losses import jit_loss
 from scripts.benchmarks.results import markdown, median_and_range, new_figure, save_figure
 
 

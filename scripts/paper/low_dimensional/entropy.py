@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn.datasets import load_digits
 from transformers import ViTConfig, ViTForImageClassification, set_seed
 
-from hf_unlearn.losses import jit_loss
+from hf_unlearn.unlearning.losses import jit_loss
 from scripts.benchmarks.networks import quiet_trainer, train
 from scripts.benchmarks.results import markdown, median_and_range, new_figure, save_figure
 

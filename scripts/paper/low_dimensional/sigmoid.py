@@ -7,7 +7,7 @@ import torch
 from matplotlib import colormaps
 from scipy import integrate, stats
 
-from hf_unlearn.losses import jit_loss
+from hf_unlearn.unlearning.losses import jit_loss
 from scripts.benchmarks.results import markdown, new_figure, save_figure
 
 

@@ -1,0 +1,231 @@
+"""The flags shared by `hf-unlearn run` and `scripts/unlearn.py`."""
+
+from dataclasses import dataclass, field
+
+from ..errors import InputError
+from ..methods import METHODS
+from ..request.forget_request import ForgetRequest
+
+
+# Of a split that is only measured: a share of so many random images has a standard error of half a point at most.
+MAX_EVAL_SAMPLES = 10_000
+
+
+@dataclass
+class ModelArguments:
+    """Which model is unlearned."""
+
+    _argument_group_name = "model"
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "The image classifier: a model id on the hub or a folder."}
+    )
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model on the hub."})
+    image_processor_name: str | None = field(
+        default=None, metadata={"help": "Image processor, if it does not lie with the model."}
+    )
+    retrained_model_name_or_path: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Models trained without the forget set: the first is a yardstick, further ones, with other seeds, give "
+            "the band of what such models say. Never needed."
+        },
+    )
+    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads are kept."})
+    token: str | None = field(default=None, metadata={"help": "Token of the hub; default: the one of the login."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that lies with the model."})
+
+
+@dataclass
+class CheckpointArguments:
+    """How models that are only looked at are read."""
+
+    image_processor_name: str | None = field(
+        default=None, metadata={"help": "Image processor for all checkpoints; default: the one that lies with each."}
+    )
+    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads are kept."})
+    token: str | None = field(default=None, metadata={"help": "Token of the hub; default: the one of the login."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that lies with the models."})
+    batch_size: int = field(default=64, metadata={"help": "Images per forward pass and process."})
+    report_file: str | None = field(default=None, metadata={"help": "Write the report to this JSON file."})
+
+
+@dataclass
+class DataArguments:
+    """Which images it was trained and is tested on. A folder to forget is enough; the rest is for measuring."""
+
+    _argument_group_name = "data"
+
+    dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "Dataset id on the hub, a folder (images, save_to_disk, parquet) or a parquet/arrow file."},
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})
+    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the dataset."})
+    train_dir: str | None = field(default=None, metadata={"help": "Folder with the training images."})
+    validation_dir: str | None = field(default=None, metadata={"help": "Folder with unseen images."})
+    holdout_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Unseen images, a subfolder per class: the forget set should do as well as these, not better."
+        },
+    )
+    train_split: str = field(default="train", metadata={"help": "Split that holds the images to forget."})
+    test_split: str | None = field(
+        default=None, metadata={"help": "Split of unseen images; default: test, else validation, if there is one."}
+    )
+    image_column_name: str | None = field(default=None, metadata={"help": "Default: the only image column."})
+    label_column_name: str | None = field(
+        default=None, metadata={"help": "Default: the column whose classes the model knows."}
+    )
+    labels_by_position: bool = field(
+        default=False,
+        metadata={"help": "For a model whose classes have no names: class i of the data is class i of the model."},
+    )
+    max_eval_samples: int = field(
+        default=MAX_EVAL_SAMPLES,
+        metadata={"help": "Measure the retain and test splits on at most so many random images each; 0: all."},
+    )
+    skip_unreadable_images: bool = field(default=False, metadata={"help": "Leave out images that cannot be read."})
+
+
+@dataclass
+class ForgetArguments:
+    """What to forget, in one of these ways."""
+
+    _argument_group_name = "what to forget"
+
+    forget_class: list[str] | None = field(default=None, metadata={"help": "Whole classes, by name or id."})
+    forget_column: str | None = field(default=None, metadata={"help": "Column to compare with --forget_value."})
+    forget_value: list[str] | None = field(default=None, metadata={"help": "Values of that column."})
+    forget_indices: list[int] | None = field(default=None, metadata={"help": "Row numbers of the train split."})
+    forget_ids: list[str] | None = field(default=None, metadata={"help": "File names, or ids in --forget_id_column."})
+    forget_id_column: str | None = field(default=None, metadata={"help": "Column that holds the ids."})
+    forget_fraction: float | None = field(default=None, metadata={"help": "A random share of the train split."})
+    forget_count: int | None = field(default=None, metadata={"help": "A random number of training images."})
+    forget_seed: int = field(default=0, metadata={"help": "Seed of the random choice."})
+    forget_dir: str | None = field(default=None, metadata={"help": "A folder of images."})
+    forget_request: list[str] | None = field(
+        default=None, metadata={"help": "A request file (YAML or JSON), or several, carried out one after the other."}
+    )
+
+    def to_request(self) -> ForgetRequest | None:
+        """
+        The one request, or `None` if a folder says what to forget.
+
+        Raises:
+            [`InputError`]: if nothing or more than one thing is asked.
+        """
+        requests = self.to_requests()
+        if len(requests) > 1:
+            raise InputError("forget_request", f"takes one request here, got {len(requests)}.")
+        return requests[0]
+
+    def to_requests(self) -> list[ForgetRequest | None]:
+        """
+        The requests in their order; `[None]` if a folder says what to forget.
+
+        Raises:
+            [`InputError`]: if nothing is asked, or in more than one way.
+        """
+        ways = ("class", "column", "indices", "ids", "fraction", "count", "dir", "request")
+        used = [f"--forget_{way}" for way in ways if getattr(self, f"forget_{way}") is not None]
+        if len(used) != 1:
+            raise InputError(
+                used[1].lstrip("-") if used else "forget_request",
+                f"say in exactly one way what to forget; got {', '.join(used) or 'none'}. "
+                f"Choose one of {', '.join(f'--forget_{way}' for way in ways)}.",
+            )
+        if self.forget_dir is not None:
+            return [None]
+        if self.forget_request is not None:
+            return [ForgetRequest.from_file(path) for path in self.forget_request]
+        return [
+            ForgetRequest(
+                classes=self.forget_class,
+                column=self.forget_column,
+                values=self.forget_value,
+                indices=self.forget_indices,
+                ids=self.forget_ids,
+                id_column=self.forget_id_column,
+                fraction=self.forget_fraction,
+                count=self.forget_count,
+                seed=self.forget_seed,
+            )
+        ]
+
+
+@dataclass
+class RunArguments:
+    """How the command behaves."""
+
+    _argument_group_name = "run"
+
+    method: str = field(
+        default="jit",
+        metadata={"help": f"How to unlearn: {', '.join(METHODS)}. Its own flags follow from it. See docs/methods.md."},
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Replace the run that lies in --output_dir."})
+    create_pr: bool = field(default=False, metadata={"help": "Push as a pull request."})
+    hub_tag: str | None = field(default=None, metadata={"help": "Tag the pushed commit with this name."})
+    sign_key: str | None = field(
+        default=None, metadata={"help": "PEM file with an Ed25519 private key that signs the record."}
+    )
+
+
+def fill_in(request: ForgetRequest, model_args: ModelArguments, data_args: DataArguments) -> None:
+    """
+    Takes the model and the dataset from a request where the flags do not name them.
+
+    Raises:
+        [`InputError`]: if the flags name others than the request.
+    """
+    for args, name, value in (
+        (model_args, "model_name_or_path", request.model),
+        (model_args, "model_revision", request.model_revision),
+        (data_args, "dataset_name", request.dataset),
+        (data_args, "dataset_revision", request.dataset_revision),
+    ):
+        given, default = getattr(args, name), type(args).__dataclass_fields__[name].default
+        if value is None or value == given:
+            continue
+        if given != default:
+            raise InputError(name, f"is {given!r}, but the request is about {value!r}.")
+        if name == "dataset_name" and data_args.train_dir is not None:
+            raise InputError("train_dir", f"is {data_args.train_dir!r}, but the request is about {value!r}.")
+        setattr(args, name, value)
+
+
+# Python arguments whose flag has another name.
+FLAG_OF = {
+    "classes": "forget_class",
+    "column": "forget_column",
+    "values": "forget_value",
+    "indices": "forget_indices",
+    "ids": "forget_ids",
+    "id_column": "forget_id_column",
+    "fraction": "forget_fraction",
+    "count": "forget_count",
+}
+
+
+# Keys of a request file that no flag has.
+REQUEST_KEYS = (
+    "files",
+    "image_sha256",
+    "image_phash",
+    "id",
+    "date",
+    "reason",
+    "requester",
+    "model",
+    "dataset",
+    "seed",
+)
+
+
+def message_of(error: InputError) -> str:
+    """The error in one line that starts with the flag at fault, or the key of the request file."""
+    if error.argument in REQUEST_KEYS:
+        return f"request: {error.argument}: {error.message}"
+    return f"--{FLAG_OF.get(error.argument, error.argument)}: {error.message}"

@@ -1,0 +1,143 @@
+"""Measures checkpoints that exist, without unlearning anything: original, unlearned, retrained."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import transformers
+from accelerate import PartialState
+from transformers import HfArgumentParser
+
+from .. import __version__
+from ..errors import InputError
+from ..evaluation.evaluate import evaluate_unlearning
+from ..publication.facts import description_of, public_name
+from ..publication.report import UnlearningReport, weights_sha256
+from ..terminal import print_text, say
+from ..unlearning.config import UnlearningConfig
+from .arguments import CheckpointArguments, DataArguments, ForgetArguments
+from .loading import load_checkpoints, load_splits
+
+
+@dataclass
+class CompareArguments(CheckpointArguments):
+    """How the checkpoints are read and measured, and where the result goes."""
+
+    _argument_group_name = "comparison"
+
+    logits_cache_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Keep the outputs here, so that a second comparison runs no model. They are outputs on the images to "
+            "forget: delete the folder with them."
+        },
+    )
+
+
+def compare(
+    names: list[str], data_args: DataArguments, forget_args: ForgetArguments, compare_args: CompareArguments
+) -> UnlearningReport:
+    """
+    Measures checkpoints on the splits of a request and prints the tables.
+
+    Args:
+        names (`list[str]`):
+            Hub ids or folders: the original, the unlearned model, and any number of models retrained without the forget
+            set. The first retrained model is the yardstick; from the second on, all of them give the band of each metric.
+        data_args ([`~arguments.DataArguments`]), forget_args ([`~arguments.ForgetArguments`]):
+            As for `hf-unlearn run`.
+        compare_args ([`CompareArguments`]):
+            The rest.
+
+    Returns:
+        [`UnlearningReport`]: its `run` says what was compared, with the SHA-256 of all weights.
+
+    Raises:
+        [`InputError`]: if something the user gave cannot be used.
+    """
+    if len(names) < 2:
+        raise InputError("models", "name at least two: ORIGINAL UNLEARNED [RETRAINED ...].")
+    report_file = Path(compare_args.report_file) if compare_args.report_file is not None else None
+    if report_file is not None and not report_file.absolute().parent.is_dir():
+        raise InputError("report_file", f"there is no folder {str(report_file.parent)!r}.")
+    request = forget_args.to_request()
+    # Sets up the processes and the device, as for every command.
+    device = UnlearningConfig(output_dir="unused").device
+
+    models, image_processor = load_checkpoints(names, compare_args, device)
+    splits, columns, drawn_from = load_splits(data_args, forget_args, request, models[0].config.id2label, compare_args)
+    sizes = ", ".join(f"{name} {len(split):,}" for name, split in splits.items())
+    say(f"Forget set: {description_of(request)}. Splits: {sizes}.")
+
+    original, unlearned, *retrained = models
+    report = evaluate_unlearning(
+        unlearned,
+        splits,
+        image_processor,
+        original_model=original,
+        retrained_model=retrained[0] if retrained else None,
+        further_retrained_models=tuple(retrained[1:]),
+        batch_size=compare_args.batch_size,
+        max_eval_samples=data_args.max_eval_samples,
+        logits_cache_dir=compare_args.logits_cache_dir,
+        **columns,
+    )
+    report.sampled |= drawn_from
+    report.run = {
+        "request": {"kind": request.kind if request else "images", "description": description_of(request)},
+        "dataset": public_name(data_args.dataset_name or data_args.train_dir),
+        "models": {
+            role: {"name": public_name(name), "weights_sha256": weights_sha256(model.state_dict())}
+            for role, name, model in zip(report.results, names, models, strict=True)
+        },
+        "environment": {
+            "hf_unlearn": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
+        },
+    }
+    # The same on all processes: the first one prints and writes.
+    if PartialState().is_main_process:
+        report.print()
+        print_text(about_the_band(len(retrained)))
+        if report_file is not None:
+            report.to_json(report_file)
+    return report
+
+
+def about_the_band(num_retrained: int) -> str:
+    """What the band is worth."""
+    if num_retrained == 0:
+        return (
+            "No retrained model: nothing here says how close to retraining the unlearned model is. Train one without the "
+            "forget set to see."
+        )
+    if num_retrained == 1:
+        return (
+            "One retrained model: no band. Give a second one, trained with another seed, to see how far apart models are "
+            "that never saw the forget set."
+        )
+    return (
+        f"Band: what {num_retrained} models say that never saw the forget set; for distances to the first of them, from "
+        f"agreement to the farthest of the others. On each line, one more such model would fall outside with a probability "
+        f"of up to {200 / (num_retrained + 1):.0f} %: few models make a narrow band."
+    )
+
+
+def make_parser():
+    """Flags of `hf-unlearn compare`."""
+    parser = HfArgumentParser(
+        (DataArguments, ForgetArguments, CompareArguments),
+        prog="hf-unlearn compare",
+        usage="hf-unlearn compare ORIGINAL UNLEARNED [RETRAINED ...] --dataset_name DATA --forget_class CLASS [flags]",
+        description="Measure checkpoints on what was to be forgotten and on the rest. Nothing is unlearned.",
+    )
+    parser.add_argument(
+        "models",
+        nargs="+",
+        metavar="MODEL",
+        help="Hub ids or folders: the original, the unlearned model, and models retrained without the forget set. The "
+        "first retrained one is the yardstick; with two or more, each line shows the band of what they say.",
+    )
+    return parser

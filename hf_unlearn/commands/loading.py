@@ -1,0 +1,290 @@
+"""Models, image processors and splits as the commands' flags name them."""
+
+import re
+
+from accelerate import PartialState
+from datasets import ClassLabel, Dataset, DatasetDict
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+
+from ..data.folders import load_image_folder
+from ..data.labels import by_position, find_label_column, is_number, label_ids, match_labels, plain, read_column
+from ..data.splits import (
+    at_most,
+    drop_rows,
+    find_image_column,
+    load_dataset,
+    matching_rows,
+    rows_of_unseen,
+    source_of,
+    split_dataset,
+    unreadable_images,
+)
+from ..errors import InputError, listing
+from ..request.forget_request import ForgetRequest
+from ..terminal import say
+from ..unlearning.compatibility import check_image_processor, check_model
+from .arguments import CheckpointArguments, DataArguments, ForgetArguments, ModelArguments
+
+
+# What a library is called that a model needs, in the words of transformers: "pip install -U 'name>=1'".
+PACKAGE = re.compile(r"pip install (?:-\S+ )*['\"`]?([A-Za-z][\w.-]*)")
+
+
+def load_checkpoints(names: list[str], args: CheckpointArguments, device) -> tuple[list, object]:
+    """
+    Models that are to be compared, and the image processor of all of them.
+
+    Args:
+        names (`list[str]`):
+            Hub ids or folders.
+        args ([`~arguments.CheckpointArguments`]):
+            How they are read.
+        device (`torch.device`):
+            Where the models go.
+
+    Raises:
+        [`InputError`]: if one cannot be loaded, or if they differ in their labels or in how they prepare images.
+    """
+    models, image_processor = [], None
+    for name in names:
+        model_args = ModelArguments(
+            model_name_or_path=name,
+            image_processor_name=args.image_processor_name,
+            cache_dir=args.cache_dir,
+            token=args.token,
+            trust_remote_code=args.trust_remote_code,
+        )
+        model, own_processor = load_model(model_args)
+        if models and model.config.id2label != models[0].config.id2label:
+            raise InputError("models", f"{name!r} has other labels than {names[0]!r}, or in another order.")
+        if models and own_processor.to_dict() != image_processor.to_dict():
+            raise InputError(
+                "image_processor_name", f"{name!r} and {names[0]!r} prepare images differently. Name one for all."
+            )
+        image_processor = own_processor
+        models.append(model.to(device))
+    return models, image_processor
+
+
+def load_model(model_args: ModelArguments):
+    """
+    The model and its image processor.
+
+    Raises:
+        [`InputError`]: if it cannot be loaded or is no image classifier with trained weights.
+    """
+    name = model_args.model_name_or_path
+    hub = {
+        "revision": model_args.model_revision,
+        "cache_dir": model_args.cache_dir,
+        "token": model_args.token,
+        "trust_remote_code": model_args.trust_remote_code,
+    }
+    try:
+        # As it is stored: what runs it casts it, and the unlearned model is stored likewise.
+        model, loading = AutoModelForImageClassification.from_pretrained(
+            name, output_loading_info=True, dtype="auto", **hub
+        )
+    except ImportError as error:
+        raise InputError("model_name_or_path", missing_library(name, error)) from error
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError("model_name_or_path", f"{name!r} is no image classifier: {reason}") from error
+    architectures = model.config.architectures or []
+    known = set(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES.values())
+    if loading["missing_keys"] or not (known & set(architectures) or model_args.trust_remote_code):
+        raise InputError(
+            "model_name_or_path",
+            f"{name!r} is no trained image classifier (architecture {listing(architectures)}, "
+            f"{len(loading['missing_keys'])} weights missing).",
+        )
+    check_model("model_name_or_path", model)
+    try:
+        image_processor = AutoImageProcessor.from_pretrained(model_args.image_processor_name or name, **hub)
+    except ImportError as error:
+        raise InputError("image_processor_name", missing_library(name, error)) from error
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            "image_processor_name",
+            f"no image processor found: {reason} Name a model whose images are prepared likewise with "
+            "--image_processor_name.",
+        ) from error
+    check_image_processor("image_processor_name", image_processor)
+    return model, image_processor
+
+
+def missing_library(name: str, error: ImportError) -> str:
+    """The message about a model that needs a library which is not installed."""
+    text = " ".join(str(error).split())
+    package = PACKAGE.search(text)
+    install = f" Install it: pip install {package[1]}." if package else f" {text[:200]}"
+    return f"{name!r} needs a library that is not installed.{install}"
+
+
+def load_retrained(model_args: ModelArguments, id2label: dict[int, str], device) -> list:
+    """The yardstick and further retrained models, which must have these labels; on the device."""
+    models = []
+    for name in model_args.retrained_model_name_or_path or []:
+        try:
+            retrained = AutoModelForImageClassification.from_pretrained(
+                name, dtype="auto", cache_dir=model_args.cache_dir, token=model_args.token
+            )
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError("retrained_model_name_or_path", f"{name!r} cannot be loaded: {reason}") from error
+        if retrained.config.id2label != id2label:
+            raise InputError("retrained_model_name_or_path", f"{name!r} has other labels than the model to unlearn.")
+        models.append(retrained.to(device))
+    return models
+
+
+def load_splits(
+    data_args: DataArguments,
+    forget_args: ForgetArguments,
+    request: ForgetRequest | None,
+    id2label: dict[int, str],
+    model_args: ModelArguments,
+    earlier: list[ForgetRequest] = (),
+    whole_retain: bool = False,
+) -> tuple[DatasetDict, dict, dict[str, int]]:
+    """
+    The splits `forget`, `retain`, `forget_test` and `retain_test`, as far as the data allows, the names of the image and
+    label columns, and the sizes of the splits of which only a part was drawn. What `earlier` requests named is not retained. All but the forget set and, with
+    `whole_retain`, the retained images are cut to `max_eval_samples`, and only what is left of them is read.
+
+    Raises:
+        [`InputError`]: if the data and the request, or the data and the model, do not fit.
+    """
+    train, test = load_train_and_test(data_args, model_args)
+    source = None
+    if request is None:
+        forget = load_image_folder("forget_dir", forget_args.forget_dir)
+        forget = without_unknown_folders(forget, id2label)
+        image_column, label_column = find_image_column(forget), find_label_column(forget, id2label=id2label)
+        splits = {"forget": forget}
+        if test is not None:
+            # The folder decides what the columns are called, and the training images, which hold those of the folder
+            # under other names, are left alone.
+            splits["retain_test"] = with_columns_of_a_folder(test, data_args, id2label)
+    else:
+        if train is None:
+            raise InputError("dataset_name", "is missing: the request names images of a dataset (or of --train_dir).")
+        image_column = find_image_column(train, data_args.image_column_name)
+        label_column = find_label_column(train, data_args.label_column_name, id2label)
+        if request.kind == "classes" and label_column is not None:
+            check_classes(train, label_column, request.classes, id2label)
+        columns = {"label_column": label_column, "image_column": image_column}
+        splits = split_dataset(train, request, **columns, test_dataset=test)
+        source = source_of(splits["forget"])
+        if earlier:
+            rows = {row for one in [request, *earlier] for row in matching_rows(train, one, **columns)}
+            splits["retain"] = drop_rows(train, rows)
+            if "retain_test" in splits:
+                splits["retain_test"] = drop_rows(test, rows_of_unseen(test, [request, *earlier], **columns))
+            splits = {name: split for name, split in splits.items() if len(split)}
+
+    if label_column is not None:
+        for name, split in splits.items():
+            if label_column in split.column_names:
+                if data_args.labels_by_position:
+                    splits[name] = by_position(split, label_column, id2label)
+                match_labels(splits[name], label_column, id2label)
+    drawn_from = {}
+    for name in splits.keys() - {"forget"} - ({"retain"} if whole_retain else set()):
+        whole, splits[name] = len(splits[name]), at_most(splits[name], data_args.max_eval_samples)
+        if len(splits[name]) < whole:
+            drawn_from[name] = whole
+    for name, split in splits.items():
+        broken = unreadable_images(split, image_column)
+        if broken and not data_args.skip_unreadable_images:
+            raise InputError(
+                "skip_unreadable_images",
+                f"{len(broken)} of {len(split)} images of the {name} split cannot be read: "
+                f"{listing(broken.values(), 5)}. Add the flag to leave them out.",
+            )
+        if len(broken) == len(split):
+            raise InputError("skip_unreadable_images", f"no image of the {name} split can be read.")
+        if broken:
+            splits[name] = drop_rows(split, broken)
+    splits["forget"].forget_source = source
+    return DatasetDict(splits), {"image_column": image_column, "label_column": label_column}, drawn_from
+
+
+def without_unknown_folders(images: Dataset, id2label: dict[int, str]) -> Dataset:
+    """Images without their `label` if the model knows none of the folders they lie in: those are albums, not classes."""
+    feature = images.features.get("label")
+    known = label_ids(id2label)
+    if not isinstance(feature, ClassLabel) or any(plain(name) in known for name in feature.names):
+        return images
+    say(f"The model has no class called {listing(feature.names, 3)}: folders are taken for no labels.")
+    return images.remove_columns("label")
+
+
+def with_columns_of_a_folder(dataset: Dataset, data_args: DataArguments, id2label: dict[int, str]) -> Dataset:
+    """The image and label columns alone, under the names that they have in a folder of images: `image`, `label`."""
+    names = {find_image_column(dataset, data_args.image_column_name): "image"}
+    label_column = find_label_column(dataset, data_args.label_column_name, id2label)
+    if label_column is not None:
+        names[label_column] = "label"
+    return dataset.select_columns(list(names)).rename_columns({old: new for old, new in names.items() if old != new})
+
+
+def load_train_and_test(data_args: DataArguments, model_args: ModelArguments) -> tuple[Dataset | None, Dataset | None]:
+    """The training and the unseen images, each `None` if not given."""
+    if data_args.dataset_name is not None and data_args.train_dir is not None:
+        raise InputError("train_dir", "cannot be combined with --dataset_name. Choose one.")
+    train = test = None
+    if data_args.dataset_name is not None:
+        with PartialState().main_process_first():
+            dataset = load_dataset(
+                data_args.dataset_name,
+                data_args.dataset_config_name,
+                data_args.dataset_revision,
+                model_args.token,
+                model_args.cache_dir,
+            )
+        if data_args.train_split not in dataset:
+            raise InputError("train_split", f"there is no split {data_args.train_split!r}. Valid: {listing(dataset)}.")
+        train = dataset[data_args.train_split]
+        if data_args.test_split is not None and data_args.test_split not in dataset:
+            raise InputError("test_split", f"there is no split {data_args.test_split!r}. Valid: {listing(dataset)}.")
+        for name in [data_args.test_split] if data_args.test_split else ("test", "validation"):
+            if name in dataset:
+                test = dataset[name]
+                break
+    if data_args.train_dir is not None:
+        train = load_image_folder("train_dir", data_args.train_dir)
+    if data_args.validation_dir is not None:
+        test = load_image_folder("validation_dir", data_args.validation_dir)
+    return train, test
+
+
+def check_classes(train: Dataset, label_column: str, classes: list, id2label: dict[int, str]) -> None:
+    """
+    Raises:
+        [`InputError`]: if a class to forget is one of the model's and has no image under this name, or if it is none of
+            the model's classes but a value of another column.
+    """
+    feature = train.features[label_column]
+    names = feature.names if isinstance(feature, ClassLabel) else set(read_column(train, label_column))
+    ids = label_ids(id2label)
+    for name in classes:
+        if name in names or str(name).isdigit():
+            continue
+        same_name = ids.get(plain(name), [])
+        if same_name and is_number(feature):
+            numbers = " or ".join(map(str, same_name))
+            raise InputError(
+                "classes", f"column {label_column!r} holds label ids: ask for {name!r} by number, {numbers}."
+            )
+        if name in id2label.values():
+            raise InputError("classes", f"the model knows {name!r} but the data has no such class: {listing(names)}.")
+        for column, other in train.features.items():
+            if isinstance(other, ClassLabel) and name in other.names:
+                raise InputError(
+                    "classes",
+                    f"{name!r} is no class of the model but a value of column {column!r}: forget a part of a class with "
+                    f"--forget_column {column} --forget_value {name!r}.",
+                )

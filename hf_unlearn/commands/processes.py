@@ -1,0 +1,53 @@
+"""How many processes run, and how many were asked for: some ways to launch run fewer without a word."""
+
+import sys
+
+import psutil
+
+from ..errors import InputError
+
+
+def asked_processes(argv: list[str]) -> int | None:
+    """
+    The number of processes that `accelerate launch` was asked for, from its command line and configuration file.
+
+    Args:
+        argv (`list[str]`):
+            The command line of the process that started this one.
+
+    Returns:
+        `int` or `None`: `None` if it was started in another way.
+    """
+    names = [word.rsplit("/", 1)[-1] for word in argv]
+    if "launch" not in names or not any(name.startswith("accelerate") for name in names[: names.index("launch")]):
+        return None
+    from accelerate.commands.config.config_args import default_config_file, load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    args, _ = launch_command_parser().parse_known_args(argv[names.index("launch") + 1 :])
+    if args.num_processes is not None:
+        return args.num_processes
+    try:
+        return load_config_from_file(args.config_file or default_config_file).num_processes
+    except FileNotFoundError:
+        return None
+
+
+def check_processes(running: int) -> None:
+    """
+    Args:
+        running (`int`):
+            The number of processes that do run.
+
+    Raises:
+        [`InputError`]: if fewer run than were asked for.
+    """
+    parent = psutil.Process().parent()
+    asked = asked_processes(parent.cmdline() if parent is not None else [])
+    if asked is not None and running < asked:
+        raise InputError(
+            "num_processes",
+            f"accelerate launch was asked for {asked} processes and {running} runs. On a CPU use "
+            f"torchrun --standalone --nproc_per_node {asked} {sys.argv[0]}, or the configuration file "
+            "scripts/accelerate_configs/cpu_2proc.yaml.",
+        )

@@ -1,0 +1,225 @@
+"""`hf-unlearn request`: writes a request file with prompts, and checks one against the data before anything runs."""
+
+import argparse
+import uuid
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+from ..errors import InputError, listing
+from ..request.forget_request import ForgetRequest
+from ..request.image_hash import NEAR, differing_bits, perceptual_hash, pixel_sha256
+
+
+USAGE = """\
+usage: hf-unlearn request new FILE
+       hf-unlearn request check FILE --dataset_name DATA
+
+  new    ask what to forget and write it to FILE, YAML or, if it ends in .json, JSON
+  check  say how many images of the training and the test split a request names; --near_copies looks for copies that
+         are not the same to the pixel. The data flags are those of `hf-unlearn run`.
+"""
+
+KINDS = {
+    "classes": "whole classes",
+    "column": "images with some value in a column",
+    "ids": "single images by file name or id",
+    "indices": "single images by row number",
+    "images": "single images that you have here as files",
+}
+
+
+def request_command(argv: list[str]) -> int:
+    """Runs `hf-unlearn request`."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0
+    if argv[0] not in ("new", "check"):
+        raise InputError("request", f"unknown command {argv[0]!r}. Valid: new, check.")
+    if argv[0] == "new":
+        parser = argparse.ArgumentParser(prog="hf-unlearn request new", description="Write a request file.")
+        parser.add_argument("file", help="The file to write, YAML or, if it ends in .json, JSON.")
+        new_request(Path(parser.parse_args(argv[1:]).file))
+    else:
+        check_request(argv[1:])
+    return 0
+
+
+def new_request(path: Path) -> None:
+    """
+    Asks for the parts of a request and writes it.
+
+    Raises:
+        [`InputError`]: if the file exists or the answers end early; nothing is written then.
+    """
+    if path.exists():
+        raise InputError("file", f"{str(path)!r} exists already. Choose another name.")
+    if not path.absolute().parent.is_dir():
+        raise InputError("file", f"there is no folder {str(path.parent)!r}.")
+    print("An empty answer takes what stands in brackets. Lists are separated by commas.")
+    values = {
+        "id": ask("id", "Name of the request, which is published", f"request-{uuid.uuid4().hex[:8]}"),
+        "date": ask("date", "Its date", date.today().isoformat()),
+        "requester": ask("requester", "Reference to whoever asks, no name (kept here)"),
+        "reason": ask("reason", "Reason (kept here)"),
+        "model": ask("model", "Model that is to forget, hub id or folder"),
+        "model_revision": ask("model_revision", "Revision of the model"),
+        "dataset": ask("dataset", "Dataset that it was trained on, hub id or folder"),
+        "dataset_revision": ask("dataset_revision", "Revision of the dataset"),
+    }
+    print("What is to be forgotten?")
+    for kind, meaning in KINDS.items():
+        print(f"  {kind}: {meaning}")
+    kind = ask_until("One of them", "classes", one_of_kinds)
+    if kind == "column":
+        values["column"] = ask("column", "Name of the column", needed=True)
+        values["values"] = ask("values", "Values of it", needed=True)
+    elif kind == "images":
+        hashes = ask_until("Paths of the images", None, hashes_of_files)
+        values |= hashes
+    else:
+        values[kind] = ask(kind, KINDS[kind], needed=True)
+        if kind == "ids":
+            values["id_column"] = ask("id_column", "Column that holds them; empty for file names")
+    ForgetRequest.from_dict({key: value for key, value in values.items() if value is not None}).to_file(path)
+    print(f"Written to {path}. Next: hf-unlearn request check {path}")
+
+
+def ask(field: str, prompt: str, default: str | None = None, needed: bool = False):
+    """One field of the request, asked again until it fits the schema; `None` if it is left out."""
+
+    def parse(answer: str):
+        value = answer or None
+        if value is None and needed:
+            raise InputError(field, "is needed.")
+        if field in ("classes", "values", "ids", "indices") and value is not None:
+            value = [part.strip() for part in value.split(",") if part.strip()]
+            if field == "indices":
+                wrong = [part for part in value if not part.isdecimal()]
+                if wrong:
+                    raise InputError(field, f"{wrong[0]!r} is not a row number.")
+                value = [int(part) for part in value]
+        if value is not None:
+            # Beside the field under test, anything that makes a request complete.
+            others = {"column": {"values": ["x"]}, "values": {"column": "x"}, "id_column": {"ids": ["x"]}}
+            complete = others.get(field, {} if field in ("classes", "ids", "indices") else {"classes": ["x"]})
+            ForgetRequest.from_dict({field: value, **complete})
+        return value
+
+    return ask_until(prompt, default, parse)
+
+
+def ask_until(prompt: str, default: str | None, parse: Callable[[str], object]):
+    """Asks until the answer can be parsed."""
+    while True:
+        try:
+            answer = input(f"{prompt}{f' [{default}]' if default else ''}: ").strip() or default or ""
+        except EOFError as error:
+            raise InputError("request", "the answers ended early; nothing was written.") from error
+        try:
+            return parse(answer)
+        except InputError as error:
+            print(f"  {error.message}")
+
+
+def one_of_kinds(answer: str) -> str:
+    if answer not in KINDS:
+        raise InputError("request", f"got {answer!r}. Valid: {listing(KINDS)}.")
+    return answer
+
+
+def hashes_of_files(answer: str) -> dict[str, list[str]]:
+    """Exact and, if the library is there, perceptual hashes of image files."""
+    from ..data.splits import decode_image, to_rgb
+
+    exact, near = [], []
+    for name in [part.strip() for part in answer.split(",") if part.strip()]:
+        if not Path(name).is_file():
+            raise InputError("files", f"there is no file {name!r}.")
+        image = decode_image({"path": name, "bytes": None})
+        if image is None:
+            raise InputError("files", f"{name!r} is no image that can be read.")
+        exact.append(pixel_sha256(to_rgb(image)))
+        try:
+            near.append(perceptual_hash(to_rgb(image)))
+        except InputError:
+            # An extra: without it the request still finds exact copies, and says nothing of near ones.
+            continue
+    if not exact:
+        raise InputError("files", "name at least one image.")
+    return {"image_sha256": exact, **({"image_phash": near} if near else {})}
+
+
+def check_request(argv: list[str]) -> None:
+    """
+    Says which images a request names. Nothing is written.
+
+    Raises:
+        [`InputError`]: if the request or the data cannot be used, or the request names something the data lacks.
+    """
+    import datasets
+    from transformers import HfArgumentParser
+
+    from ..data.labels import find_label_column
+    from ..data.splits import find_image_column, matching_rows
+    from .arguments import DataArguments, ModelArguments, fill_in
+    from .loading import load_train_and_test
+    from .main import close_flags
+
+    datasets.disable_progress_bars()
+    parser = HfArgumentParser((ModelArguments, DataArguments), prog="hf-unlearn request check")
+    parser.add_argument("file", help="The request file.")
+    parser.add_argument("--near_copies", action="store_true", help="Look for copies that differ in some pixels.")
+    model_args, data_args, args, unknown = parser.parse_args_into_dataclasses(
+        argv, look_for_args_file=False, return_remaining_strings=True
+    )
+    if unknown:
+        raise InputError(unknown[0].lstrip("-"), f"unknown flag. Close: {listing(close_flags(unknown[0], parser))}.")
+    request = ForgetRequest.from_file(args.file)
+    fill_in(request, model_args, data_args)
+    train, test = load_train_and_test(data_args, model_args)
+    if train is None:
+        raise InputError("dataset_name", "is missing: the data that the request is to be checked against.")
+    image_column = find_image_column(train, data_args.image_column_name)
+    label_column = find_label_column(train, data_args.label_column_name, classes=request.classes)
+    print(f"Request {request.id or args.file}{f' of {request.date}' if request.date else ''}: {request.describe()}.")
+
+    rows = {}
+    try:
+        rows["train"] = matching_rows(train, request, label_column, image_column)
+    except InputError:
+        if not args.near_copies or request.kind != "image_sha256":
+            raise
+        rows["train"] = matching_rows(train, request, label_column, image_column, every_value=False)
+    # A row number or a random choice means the training split alone.
+    if test is not None and request.kind not in ("indices", "random"):
+        if request.kind != "column" or request.column in test.column_names:
+            rows["test"] = matching_rows(test, request, label_column, image_column, every_value=False)
+    counts = [f"{len(rows['train'])} rows of train", *([f"{len(rows['test'])} of test"] if "test" in rows else [])]
+    print(f"matches {', '.join(counts)}")
+    if len(rows["train"]) == len(train):
+        print("That is all of the training split: nothing would be retained.")
+    if args.near_copies:
+        report_near_copies(request, {"train": train, "test": test}, rows, image_column)
+
+
+def report_near_copies(request: ForgetRequest, splits: dict, rows: dict[str, list[int]], image_column: str) -> None:
+    """Says which images look like those of the request, up to [`~image_hash.NEAR`] bits, and are not among them."""
+    from ..data.splits import hash_images
+
+    hashes = {
+        split: hash_images(dataset, image_column, perceptual_hash)
+        for split, dataset in splits.items()
+        if dataset is not None
+    }
+    wanted = set(request.image_phash or []) | {hashes["train"][row] for row in rows["train"]} - {None}
+    for split, values in hashes.items():
+        others = set(range(len(values))) - set(rows.get(split, []))
+        near = [
+            row
+            for row in sorted(others)
+            if values[row] is not None and any(differing_bits(values[row], one) <= NEAR for one in wanted)
+        ]
+        print(f"near copies that the request does not cover: {len(near)} in {split}")
+        if near:
+            print(f"  rows {listing(near, 20)}")

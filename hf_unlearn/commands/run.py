@@ -1,0 +1,319 @@
+"""One run, from the request to the hub, in the order in which it happens."""
+
+import copy
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from datasets import Dataset
+from transformers.trainer_utils import get_last_checkpoint
+
+from ..data.folders import load_image_folder
+from ..data.forget_kind import kind_of_request
+from ..data.labels import find_label_column, match_labels
+from ..data.splits import ImageDataset, at_most
+from ..errors import InputError, listing
+from ..evaluation.logits import collect_logits
+from ..evaluation.sequence import Tracker, named
+from ..methods import forget_only_methods, load_method
+from ..publication.facts import description_of, provenance_of
+from ..publication.hub import RECORD, check_push
+from ..publication.record import SALT
+from ..publication.report import UnlearningReport
+from ..publication.signing import read_private_key, sign_record
+from ..request.forget_request import ForgetRequest
+from ..terminal import say
+from ..unlearning.config import UnlearningConfig
+from ..unlearning.trainer import UnlearningTrainer
+from .arguments import DataArguments, ForgetArguments, ModelArguments, RunArguments, fill_in
+from .loading import load_model, load_retrained, load_splits, load_train_and_test
+from .processes import check_processes
+
+
+# Forget images on which it is looked up whether labels are the model's by position.
+NUM_CHECKED = 200
+
+
+def run(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    forget_args: ForgetArguments,
+    run_args: RunArguments,
+    config: UnlearningConfig,
+) -> UnlearningReport:
+    """
+    Unlearns, measures, writes the card and pushes. Nothing is written before all input has been checked.
+
+    Returns:
+        [`UnlearningReport`]: what was measured; also in `report.json` of the output folder.
+
+    Raises:
+        [`InputError`]: if something the user gave cannot be used.
+        [`CollapsedModelError`]: if the unlearned model is not fit to be saved.
+        [`HubPushError`]: if the push fails; everything is on disk then.
+    """
+    output_dir = Path(config.output_dir)
+    # Asking for the number sets up the processes as the flags say, before anything else can.
+    check_processes(config.world_size)
+
+    # Check all that needs no data first.
+    requests = forget_args.to_requests()
+    for request in requests:
+        if request is not None:
+            fill_in(request, model_args, data_args)
+    check_output_dir(output_dir, model_args.model_name_or_path, run_args.overwrite or config.resume_from_checkpoint)
+    if run_args.sign_key is not None:
+        read_private_key(run_args.sign_key)
+    if run_args.hub_tag is not None and run_args.create_pr:
+        raise InputError("hub_tag", "cannot be combined with --create_pr: tag what was merged.")
+    if config.push_to_hub:
+        repo_id = config.hub_model_id or output_dir.absolute().name
+        token = config.hub_token or model_args.token
+        config.hub_model_id = check_push(
+            repo_id, model_args.model_name_or_path, token, config.hub_revision, run_args.create_pr
+        )
+
+    if len(requests) == 1:
+        trainer, report = run_request(requests[0], model_args, data_args, forget_args, run_args, config)
+    else:
+        trainer, report = run_sequence(requests, model_args, data_args, forget_args, run_args, config)
+    if trainer.is_world_process_zero():
+        for step in output_dir.glob("step-*"):
+            # Of an earlier run that was replaced: it still knows the images. What is no finished step stays.
+            if (step / RECORD).is_file() and step.name not in [f"step-{number}" for number in range(1, len(requests))]:
+                shutil.rmtree(step)
+        if run_args.sign_key is not None:
+            sign_record(output_dir, run_args.sign_key)
+        report.print()
+        say(f"Model, card, report, record and pictures are in {output_dir}.")
+        say(f"Keep {output_dir / SALT}: with it the record tells whether an image was forgotten. It is never pushed.")
+    if config.push_to_hub:
+        url = trainer.push_to_hub(
+            token=config.hub_token or model_args.token, create_pr=run_args.create_pr, tag=run_args.hub_tag
+        )
+        say(f"Pushed to {url}")
+    trainer.end()
+    return report
+
+
+def run_sequence(
+    requests: list[ForgetRequest],
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    forget_args: ForgetArguments,
+    run_args: RunArguments,
+    config: UnlearningConfig,
+) -> tuple[UnlearningTrainer, UnlearningReport]:
+    """
+    Carries out several requests one after the other. The last model goes to `output_dir`, those before it with their
+    own report, card and record to `step-1`, `step-2`, … in it.
+
+    Returns:
+        The last trainer, and the last report, which has what became of every request after each step.
+    """
+    if config.resume_from_checkpoint:
+        raise InputError("resume_from_checkpoint", "works with one request only.")
+    requests = named(requests)
+    model, image_processor = load_model(model_args)
+    train, test = load_train_and_test(data_args, model_args)
+    if train is None:
+        raise InputError("dataset_name", "is missing: the requests name images of a dataset (or of --train_dir).")
+    # What can go wrong with a later request goes wrong before the first.
+    for number, request in enumerate(requests):
+        _, columns, _ = load_splits(
+            data_args, forget_args, request, model.config.id2label, model_args, earlier=requests[:number]
+        )
+    tracker = None
+    if columns["label_column"] is not None:
+        tracker = Tracker(requests, train, test, columns, data_args.max_eval_samples)
+        tracker.measure(None, model.to(config.device), image_processor, config.per_device_eval_batch_size)
+    del model
+
+    for number, request in enumerate(requests, start=1):
+        say(f"Request {number} of {len(requests)}: {request.id}.")
+        step = copy.copy(config)
+        last = number == len(requests)
+        if not last:
+            step.output_dir = str(Path(config.output_dir) / f"step-{number}")
+            step.hub_model_id = None
+        trainer, report = run_request(
+            request,
+            model_args if last else replace(model_args, retrained_model_name_or_path=None),
+            data_args,
+            forget_args,
+            run_args,
+            step,
+            earlier=requests[: number - 1],
+            tracker=tracker,
+        )
+        model_args = replace(model_args, model_name_or_path=step.output_dir, model_revision="main")
+    return trainer, report
+
+
+def run_request(
+    request: ForgetRequest | None,
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    forget_args: ForgetArguments,
+    run_args: RunArguments,
+    config: UnlearningConfig,
+    earlier: list[ForgetRequest] = (),
+    tracker: Tracker | None = None,
+) -> tuple[UnlearningTrainer, UnlearningReport]:
+    """
+    Unlearns one request, measures, and writes model, report, card and record.
+
+    Args:
+        request ([`ForgetRequest`], *optional*):
+            What to forget, if not a folder.
+        earlier (`list[ForgetRequest]`, *optional*):
+            What the model has forgotten before: none of it counts as retained.
+        tracker ([`Tracker`], *optional*):
+            Measures all requests of a sequence after this one.
+    """
+    model, image_processor = load_model(model_args)
+    # Before anything runs: a name that is wrong shows now.
+    retrained = load_retrained(model_args, model.config.id2label, config.device)
+    trainer_class = load_method(run_args.method)[1]
+    splits, columns, drawn_from = load_splits(
+        data_args,
+        forget_args,
+        request,
+        model.config.id2label,
+        model_args,
+        earlier=earlier,
+        whole_retain=trainer_class.needs_retain,
+    )
+    say(f"Forgetting {len(splits['forget'])} images: {description_of(request)}.")
+    sizes = ", ".join(f"{name} {len(split):,}" for name, split in splits.items())
+    say(f"Splits: {sizes}. Processes: {config.world_size}.")
+
+    if data_args.labels_by_position:
+        check_by_position(splits["forget"], model.to(config.device), image_processor, **columns)
+    config.forget_kind = config.forget_kind or kind_of_request(request, columns["label_column"])
+    if trainer_class.needs_retain and "retain" not in splits:
+        raise InputError(
+            "method",
+            f"{run_args.method} needs the retained training images: name the dataset. Methods that need none: "
+            f"{listing(forget_only_methods(), 30)}.",
+        )
+    if data_args.holdout_dir is not None:
+        if "forget_target" not in type(config).__dataclass_fields__:
+            raise InputError("holdout_dir", f"sets the target of --method jit; {run_args.method} has none.")
+        config.forget_target = holdout_accuracy(data_args.holdout_dir, model.to(config.device), image_processor)
+        say(f"Target: {100 * config.forget_target:.1f} %, the accuracy on the unseen images of --holdout_dir.")
+    trainer = trainer_class(
+        model=model,
+        args=config,
+        processing_class=image_processor,
+        forget_dataset=splits["forget"],
+        retain_dataset=splits.get("retain") if trainer_class.needs_retain else None,
+        **columns,
+    )
+    trainer.train(resume_from_checkpoint=find_checkpoint(config))
+    if trainer.step is not None:
+        say(trainer.step.describe())
+    # Internal: the push comes last, with card and report.
+    trainer.save_model(_internal_call=True)
+
+    # Metrics are slow to import (scipy.stats) and nothing before needs them.
+    from ..evaluation.evaluate import evaluate_unlearning
+
+    original, _ = load_model(model_args)
+    report = evaluate_unlearning(
+        model,
+        splits,
+        image_processor,
+        original_model=original.to(config.device),
+        retrained_model=retrained[0] if retrained else None,
+        further_retrained_models=tuple(retrained[1:]),
+        batch_size=config.per_device_eval_batch_size,
+        max_eval_samples=data_args.max_eval_samples,
+        **columns,
+    )
+    report.sampled |= drawn_from
+    if tracker is not None:
+        tracker.measure(request.id, model, image_processor, config.per_device_eval_batch_size)
+    folder = forget_args.forget_dir or data_args.train_dir or data_args.dataset_name
+    provenance = replace(
+        provenance_of(trainer, request, folder, data_args.dataset_revision),
+        sequence=tracker.table() if tracker is not None else None,
+    )
+    trainer.save_report(report, request, data_args.dataset_name or data_args.train_dir, provenance)
+    return trainer, report
+
+
+def check_by_position(forget: Dataset, model, image_processor, image_column: str, label_column: str) -> None:
+    """
+    Raises:
+        [`InputError`]: if the model is wrong on more than half of the forget set: its classes are in another order.
+    """
+    images = at_most(forget, NUM_CHECKED)
+    right = accuracy_on(images, model, image_processor, label_column, image_column)
+    if right < 0.5:
+        raise InputError(
+            "labels_by_position",
+            f"taken by position, the labels of {100 * right:.1f} % of {len(images)} forget images are the model's answers: "
+            "its classes are in another order. Name a column of label ids with --label_column_name.",
+        )
+    say(f"Labels by position: the model is right on {100 * right:.1f} % of {len(images)} forget images.")
+
+
+def accuracy_on(images: Dataset, model, image_processor, label_column: str, image_column: str | None = None) -> float:
+    """The model's accuracy on images with labels."""
+    # Slow to import, and few runs come here.
+    from ..metrics.unlearning_accuracy.unlearning_accuracy import accuracy
+
+    label_ids = match_labels(images, label_column, model.config.id2label)
+    dataset = ImageDataset(images, image_processor, image_column, label_column, label_ids)
+    return accuracy(*collect_logits(model, dataset))
+
+
+def holdout_accuracy(folder: str, model, image_processor) -> float:
+    """
+    The model's accuracy on unseen images, one subfolder per class; they serve for nothing else.
+
+    Raises:
+        [`InputError`]: if the folder has no images or no classes, or classes that the model does not know.
+    """
+    images = load_image_folder("holdout_dir", folder)
+    label_column = find_label_column(images)
+    if label_column is None:
+        raise InputError("holdout_dir", f"{folder!r} needs one subfolder per class.")
+    return accuracy_on(images, model, image_processor, label_column)
+
+
+def find_checkpoint(config: UnlearningConfig) -> str | None:
+    """
+    The checkpoint named by `--resume_from_checkpoint`, or the last one of `output_dir` if its value is `True`.
+
+    Returns:
+        `str` or `None`: `None` to start from the original model, also when the interrupted run had not got to a
+        checkpoint.
+    """
+    if config.resume_from_checkpoint is None:
+        return None
+    if str(config.resume_from_checkpoint).lower() != "true":
+        if not Path(config.resume_from_checkpoint).is_dir():
+            raise InputError("resume_from_checkpoint", f"there is no folder {config.resume_from_checkpoint!r}.")
+        return config.resume_from_checkpoint
+    checkpoint = get_last_checkpoint(config.output_dir) if Path(config.output_dir).is_dir() else None
+    say(f"Resuming from {checkpoint}." if checkpoint else "No checkpoint yet: starting from the original model.")
+    return checkpoint
+
+
+def check_output_dir(output_dir: Path, model_name_or_path: str | None, may_replace: bool) -> None:
+    """
+    Raises:
+        [`InputError`]: if the folder is the original model's, or holds a run that may not be replaced.
+    """
+    if model_name_or_path is None:
+        raise InputError("model_name_or_path", "is missing: a model id on the hub or a folder.")
+    if output_dir.exists() and not output_dir.is_dir():
+        raise InputError("output_dir", f"{str(output_dir)!r} is a file.")
+    if output_dir.resolve() == Path(model_name_or_path).resolve():
+        raise InputError("output_dir", "is the folder of the original model, which is not overwritten.")
+    if output_dir.resolve() in Path(model_name_or_path).resolve().parents:
+        raise InputError("output_dir", f"{str(output_dir)!r} holds the original model, which is not overwritten.")
+    if output_dir.is_dir() and any(output_dir.iterdir()) and not may_replace:
+        raise InputError("output_dir", f"{str(output_dir)!r} is not empty. Choose another or add --overwrite.")

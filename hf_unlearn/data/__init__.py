@@ -1,0 +1,1 @@
+"""From folders, files and the hub to the images of each split."""

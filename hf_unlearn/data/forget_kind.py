@@ -1,0 +1,86 @@
+"""What a forget set is: a whole class, a part of one, or single images."""
+
+from datasets import Dataset
+
+from ..errors import InputError
+from ..request.forget_request import ForgetRequest
+from .labels import find_label_column, match_labels, read_column
+from .splits import ForgetSource, ImageDataset
+
+
+def kind_of_request(
+    request: ForgetRequest | None, label_column: str | None, source: ForgetSource | None = None
+) -> str:
+    """
+    What a request asks for.
+
+    Args:
+        request ([`ForgetRequest`], *optional*):
+            Without one, a folder of images was given.
+        label_column (`str`, *optional*):
+            The column that holds the model's classes.
+        source ([`~data.ForgetSource`], *optional*):
+            Where the classes of the request were found: in another column they are parts of the model's classes.
+
+    Returns:
+        `str`: `"class"`, `"subclass"` or `"images"`.
+    """
+    if request is not None and request.kind == "classes":
+        other = source is not None and None not in (label_column, source.label_column)
+        return "subclass" if other and source.label_column != label_column else "class"
+    if request is not None and request.kind == "column":
+        return "class" if request.column == label_column else "subclass"
+    return "images"
+
+
+def kind_of_labels(forget, retained, label_column: str | None, id2label: dict[int, str]) -> tuple[str, str]:
+    """
+    What a forget set is that comes without a request: a class only if all its labels are one class and the retained
+    images have none of it, else single images.
+
+    Args:
+        forget (`Dataset`):
+            The images to forget.
+        retained (`Dataset`, *optional*):
+            The images to retain.
+        label_column (`str`, *optional*):
+            The column of the labels; found from the features when not given.
+        id2label (`dict[int, str]`):
+            The model's `config.id2label`.
+
+    Returns:
+        `"class"` or `"images"`, and why.
+    """
+    if retained is None or len(retained) == 0:
+        return "images", "there are no retained images to tell whether it is all of a class"
+    labels = labels_of(forget, label_column, id2label)
+    if labels is None:
+        return "images", "it has no labels"
+    if len(labels) > 1:
+        return "images", f"it has images of {len(labels)} classes"
+    of_retained = labels_of(retained, label_column, id2label)
+    if of_retained is None:
+        return "images", "the retained images have no labels to tell whether it is all of a class"
+    if labels & of_retained:
+        return "images", "the retained images have more of its class"
+    return "class", "all its images are of one class, and the retained images have none of it"
+
+
+def labels_of(dataset, label_column: str | None, id2label: dict[int, str]) -> set[int] | None:
+    """The label ids that occur; `None` if there are no labels, or if they are no classes of the model."""
+    if isinstance(dataset, ImageDataset):
+        if dataset.labels is None:
+            return None
+        return {dataset.label_ids.get(value) for value in dataset.labels}
+    if isinstance(dataset, Dataset) and "pixel_values" not in dataset.column_names:
+        try:
+            column = find_label_column(dataset, label_column, id2label)
+            label_ids = match_labels(dataset, column, id2label) if column is not None else {}
+        except InputError:
+            return None
+        return {label_ids.get(value) for value in read_column(dataset, column)} if column is not None else None
+    if "labels" not in dataset[0]:
+        return None
+    if isinstance(dataset, Dataset):
+        return set(read_column(dataset, "labels"))
+    return {int(dataset[row]["labels"]) for row in range(len(dataset))}

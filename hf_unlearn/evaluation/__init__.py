@@ -1,0 +1,1 @@
+"""What a model says of each split, and what attacks still find in it."""

@@ -1,0 +1,396 @@
+"""Measures models on the splits: logits once per model and split, then every metric from them."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from datasets import Dataset, DatasetDict
+from torch import nn
+
+from ..commands.arguments import MAX_EVAL_SAMPLES
+from ..data.labels import find_label_column, match_labels, read_column
+from ..data.splits import ImageDataset, at_most, check_dataset, find_image_column
+from ..errors import InputError
+from ..metrics.activation_distance.activation_distance import activation_distance
+from ..metrics.average_gap.average_gap import average_gap
+from ..metrics.js_divergence.js_divergence import js_divergence
+from ..metrics.kl_to_reference.kl_to_reference import kl_to_reference
+from ..metrics.membership_inference.membership_inference import attack, entropy, entropy_attack, scores, tpr_at_fpr
+from ..metrics.prediction_disagreement.prediction_disagreement import prediction_disagreement
+from ..metrics.retrain_free_js.retrain_free_js import retrain_free_js
+from ..metrics.tug_of_war.tug_of_war import tug_of_war
+from ..metrics.unlearning_accuracy.unlearning_accuracy import accuracy, class_accuracy
+from ..metrics.zero_retrain_forgetting.zero_retrain_forgetting import zero_retrain_forgetting
+from ..publication.report import METRICS, NEEDS, ROC_FPR, UnlearningReport
+from ..unlearning.compatibility import check_model
+from .logits import cached_logits, random_model
+from .logits_cache import model_key
+
+
+SPLITS = ("forget", "retain", "forget_test", "retain_test")
+COMPARISONS = {
+    "js_divergence": js_divergence,
+    "kl": kl_to_reference,
+    "activation_distance": activation_distance,
+    "prediction_disagreement": prediction_disagreement,
+}
+# A rate of false positives needs as many unseen images as make one of them.
+UNSEEN_FOR_RATE = {"tpr_at_1_percent_fpr": 100, "tpr_at_0.1_percent_fpr": 1000}
+# With more classes, the confusion matrix shows those whose answers changed most.
+MAX_CONFUSION_CLASSES = 20
+
+
+def evaluate_unlearning(
+    model: nn.Module,
+    splits: DatasetDict,
+    image_processor,
+    original_model: nn.Module | None = None,
+    retrained_model: nn.Module | None = None,
+    *,
+    further_retrained_models: tuple[nn.Module, ...] = (),
+    image_column: str | None = None,
+    label_column: str | None = None,
+    batch_size: int = 64,
+    max_eval_samples: int = MAX_EVAL_SAMPLES,
+    logits_cache_dir: str | Path | None = None,
+) -> UnlearningReport:
+    """
+    Compares the unlearned model with the original and, if there are any, with models retrained without the forget set.
+
+    Each image is read once and each model runs once over it; on several processes each takes its share, and the numbers
+    are those of a single process. What each metric needs is in [`~report.METRICS`]; those that the data at hand does
+    not allow are listed in the report with the reason.
+
+    Args:
+        model (`PreTrainedModel`):
+            The unlearned model.
+        splits (`DatasetDict`):
+            Any of `forget` and `retain` (training images), `forget_test` and `retain_test` (unseen images).
+        image_processor (`BaseImageProcessor`):
+            The models' image processor.
+        original_model (`PreTrainedModel`, *optional*):
+            The model before unlearning.
+        retrained_model (`PreTrainedModel`, *optional*):
+            The yardstick.
+        further_retrained_models (`tuple[PreTrainedModel, ...]`, *optional*, defaults to `()`):
+            Retrained with other seeds. Together with the yardstick they give the band of each metric: what it says of
+            models that never saw the forget set.
+        image_column (`str`, *optional*):
+            Found from the features when not given.
+        label_column (`str`, *optional*):
+            Found from the features when not given. Without labels no accuracy is measured.
+        batch_size (`int`, *optional*, defaults to 64):
+            Images per forward pass and process.
+        max_eval_samples (`int`, *optional*, defaults to 10,000):
+            Measure all but the forget set on at most so many random images each; 0: on all. The report says of how many.
+        logits_cache_dir (`str` or `Path`, *optional*):
+            Keep the models' outputs in this folder and read those that are there. See [`~logits_cache`].
+
+    Returns:
+        [`UnlearningReport`]: on every process.
+
+    Raises:
+        [`InputError`]: if a split is unknown, empty or lacks labels, if models have different labels, or if an output is
+            not finite.
+    """
+    unknown = [name for name in splits if name not in SPLITS]
+    if unknown:
+        raise InputError("splits", f"unknown split {unknown[0]!r}. Valid: {', '.join(SPLITS)}.")
+    if further_retrained_models and retrained_model is None:
+        raise InputError("further_retrained_models", "are given without a retrained_model, the yardstick.")
+    for name, split in splits.items():
+        check_dataset(f"splits[{name!r}]", split)
+    check_model("model", model)
+    models = {"original": original_model, "unlearned": model, "retrained": retrained_model}
+    models |= {f"retrained_{number}": other for number, other in enumerate(further_retrained_models, start=2)}
+    models = {name: model for name, model in models.items() if model is not None}
+    for name, other in models.items():
+        if other.config.id2label != model.config.id2label:
+            raise InputError(f"{name}_model", "has other labels than the unlearned model, or in another order.")
+    models["random"] = random_model(model)
+
+    label_names = unique_names(model.config.id2label)
+    keys = {}
+    if logits_cache_dir is not None and PartialState().is_main_process:
+        keys = {name: model_key(candidate, image_processor, batch_size) for name, candidate in models.items()}
+    probabilities, labels, sampled = {name: {} for name in models}, {}, {}
+    for split, dataset in splits.items():
+        if split != "forget":
+            whole, dataset = dataset, at_most(dataset, max_eval_samples)
+            if len(dataset) < len(whole):
+                sampled[split] = len(whole)
+        labels[split] = label_ids_of(dataset, split, label_column, model.config.id2label)
+        images = ImageDataset(dataset, image_processor, find_image_column(dataset, image_column))
+        # The random network is asked about what is forgotten only.
+        asked = models if split.startswith("forget") else {name: models[name] for name in models if name != "random"}
+        for name, logits in cached_logits(asked, keys, images, split, batch_size, logits_cache_dir).items():
+            broken = ~np.isfinite(logits).all(axis=1)
+            if broken.any():
+                raise InputError(
+                    "model", f"{broken.sum()} of {len(logits)} outputs of the {name} model on the split {split!r} are NaN or infinite."
+                )  # fmt: skip
+            probabilities[name][split] = torch.from_numpy(logits).double().softmax(dim=-1).numpy()
+    random = probabilities.pop("random")
+    return replace(make_report(probabilities, labels, label_names, random), sampled=sampled)
+
+
+def make_report(
+    probabilities: dict[str, dict[str, np.ndarray]],
+    labels: dict[str, np.ndarray | None],
+    label_names: list[str],
+    random: dict[str, np.ndarray],
+) -> UnlearningReport:
+    """
+    Every metric, histogram and matrix that the outputs at hand allow.
+
+    Args:
+        probabilities (`dict[str, dict[str, np.ndarray]]`):
+            By model and split, of shape `(n, K)`. The models are `unlearned` and, if given, `original`, `retrained`,
+            `retrained_2`, ….
+        labels (`dict[str, np.ndarray | None]`):
+            By split, of shape `(n,)`, or `None` without labels.
+        label_names (`list[str]`):
+            Of the K classes.
+        random (`dict[str, np.ndarray]`):
+            By split, what a model with random weights says.
+    """
+    bins = np.linspace(0, math.log(max(len(label_names), 2)), 26)
+    test = [split for split in ("forget_test", "retain_test") if labels.get(split) is not None]
+    test_labels = np.concatenate([labels[split] for split in test]) if test else None
+    results, answers = {}, {}
+    for name, outputs in probabilities.items():
+        metrics, missing = measure(name, probabilities, labels, random)
+        by_class = {}
+        if test:
+            rows = np.concatenate([outputs[split] for split in test])
+            answers[name] = rows.argmax(axis=1)
+            by_class = class_accuracy(rows, test_labels)
+        results[name] = {
+            "metrics": metrics,
+            "class_accuracy": {label_names[label]: value for label, value in by_class.items()},
+            "entropy_histogram": {
+                split: np.histogram(entropy(rows).clip(0, bins[-1]), bins=bins)[0].tolist()
+                for split, rows in outputs.items()
+            },
+            "roc": roc_curves(outputs, labels),
+            "confusion": [],
+        }
+        if name == "unlearned":
+            not_measured = missing
+    if "average_gap" not in not_measured:
+        for name in results.keys() - {"retrained"}:
+            results[name]["metrics"] |= gaps(results[name]["metrics"], results["retrained"]["metrics"])
+    shown = confusion_classes(answers, test_labels, len(label_names)) if test else []
+    for name, answer in answers.items():
+        results[name]["confusion"] = confusion(answer, test_labels, shown, len(label_names))
+    return UnlearningReport(
+        results=results,
+        splits={split: len(rows) for split, rows in probabilities["unlearned"].items()},
+        entropy_bins=bins.tolist(),
+        missing=not_measured,
+        confusion_classes=[label_names[label] for label in shown],
+        band=band_of({name: result["metrics"] for name, result in results.items()}),
+    )
+
+
+def measure(
+    name: str,
+    probabilities: dict[str, dict[str, np.ndarray]],
+    labels: dict[str, np.ndarray | None],
+    random: dict[str, np.ndarray],
+) -> tuple[dict[str, float], dict[str, str]]:
+    """
+    Every metric of one model that the data at hand allows, and the reason for each of [`~report.METRICS`] that it does
+    not. Non-members of the attacks are the unseen images of what is forgotten or, without any, all unseen images.
+
+    Args:
+        name (`str`): the model to measure, a key of `probabilities`.
+
+        For the others see [`make_report`].
+    """
+    outputs = probabilities[name]
+    have, missing = what_is_there(probabilities, labels)
+    metrics = {
+        f"{split}_accuracy": accuracy(outputs[split], labels[split])
+        for split in SPLITS
+        if split in outputs and labels[split] is not None
+    }
+    tests = [split for split in ("forget_test", "retain_test") if split in outputs]
+    if {"forget", "retain", "unseen"} <= have:
+        metrics["membership_inference"] = entropy_attack(
+            retain=entropy(outputs["retain"]),
+            test=entropy(np.concatenate([outputs[split] for split in tests])),
+            forget=entropy(outputs["forget"]),
+        )
+    if {"forget", "unseen"} <= have:
+        members, others = attack_scores(outputs, labels)
+        num_others = len(others["entropy"])
+        for statistic in members:
+            for key, value in attack(members[statistic], others[statistic]).items():
+                if num_others >= UNSEEN_FOR_RATE.get(key, 1):
+                    metrics[f"{statistic}_attack_{key}"] = value
+        if num_others < UNSEEN_FOR_RATE["tpr_at_1_percent_fpr"]:
+            few = f"one false positive in a hundred needs a hundred unseen images and there are {num_others}"
+            missing.setdefault("loss_attack_tpr_at_1_percent_fpr", few)
+
+    for reference in ("original", "retrained"):
+        if reference not in probabilities or reference == name:
+            continue
+        for split, rows in outputs.items():
+            for comparison, function in COMPARISONS.items():
+                value = function(rows, probabilities[reference][split])
+                metrics[f"{split}_{comparison}_to_{reference}"] = float(np.mean(value))
+    if set(METRICS["retrain_free_js"].needs) <= have:
+        tests = [split for split in tests if labels[split] is not None]
+        test_labels = np.concatenate([labels[split] for split in tests])
+        if np.isin(labels["forget"], test_labels).all():
+            original = np.concatenate([probabilities["original"][split] for split in tests])
+            metrics["retrain_free_js"] = retrain_free_js(outputs["forget"], labels["forget"], original, test_labels)
+        else:
+            missing["retrain_free_js"] = "some forgotten class has no unseen image"
+    for split, rows in random.items():
+        key = "zero_retrain_forgetting" if split == "forget" else f"zero_retrain_forgetting_{split}"
+        metrics[key] = zero_retrain_forgetting(outputs[split], rows)
+    return metrics, missing
+
+
+def gaps(metrics: dict[str, float], yardstick: dict[str, float]) -> dict[str, float]:
+    """Average gap and tug of war of a model's accuracies (forget, retain, retain test) to those of the retrained one."""
+    kinds = ("forget_accuracy", "retain_accuracy", "retain_test_accuracy")
+    accuracies = {kind: metrics[kind] for kind in kinds}
+    with_attack = accuracies | {"membership_inference": metrics["membership_inference"]}
+    return {
+        "average_gap": average_gap(accuracies, yardstick),
+        "average_gap_with_membership_inference": average_gap(with_attack, yardstick),
+        "tug_of_war": tug_of_war(accuracies, yardstick),
+    }
+
+
+def what_is_there(
+    probabilities: dict[str, dict[str, np.ndarray]], labels: dict[str, np.ndarray | None]
+) -> tuple[set[str], dict[str, str]]:
+    """The keys of [`~report.NEEDS`] that are met, and the reason for each metric that lacks one."""
+    have = {"original", "retrained"} & set(probabilities) | set(labels)
+    have |= {f"{split} labels" for split in labels if labels[split] is not None}
+    unseen = unseen_split(labels)
+    have |= {"unseen"} if unseen else set()
+    have |= {"unseen labels"} if unseen and labels[unseen] is not None else set()
+    missing = {}
+    for name, metric in METRICS.items():
+        lacking = [need for need in metric.needs if need not in have]
+        # Who has no images has no labels of them either.
+        lacking = [need for need in lacking if need.removesuffix(" labels") in have or not need.endswith(" labels")]
+        if lacking:
+            missing[name] = "there is no " + " and no ".join(NEEDS[need] for need in lacking)
+    return have, missing
+
+
+def unseen_split(splits) -> str | None:
+    """The unseen images that the forget set is compared with: of what is forgotten or, without any, of the rest."""
+    return next((split for split in ("forget_test", "retain_test") if split in splits), None)
+
+
+def attack_scores(
+    outputs: dict[str, np.ndarray], labels: dict[str, np.ndarray | None]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The statistics of the attacks for the forget images (members) and for unseen ones (others)."""
+    unseen = unseen_split(outputs)
+    has_labels = labels["forget"] is not None and labels[unseen] is not None
+    return tuple(scores(outputs[split], labels[split] if has_labels else None) for split in ("forget", unseen))
+
+
+def roc_curves(outputs: dict[str, np.ndarray], labels: dict[str, np.ndarray | None]) -> dict[str, list[float]]:
+    """True positive rates of the attacks at [`~report.ROC_FPR`], if there are forget and unseen images."""
+    if "forget" not in outputs or not unseen_split(outputs):
+        return {}
+    members, others = attack_scores(outputs, labels)
+    return {
+        name: [round(tpr_at_fpr(members[name], others[name], fpr), 4) for fpr in ROC_FPR]
+        for name in members
+        # It orders the images as the loss does.
+        if name != "confidence"
+    }
+
+
+def confusion_classes(answers: dict[str, np.ndarray], labels: np.ndarray, num_classes: int) -> list[int]:
+    """
+    Label ids to show: all, or those with the largest share of images that the original and the unlearned model (without
+    an original: the labels) answer differently.
+
+    Args:
+        answers (`dict[str, np.ndarray]`): by model, the class named for each image, of shape `(n,)`.
+        labels (`np.ndarray` of shape `(n,)`): labels.
+        num_classes (`int`): K.
+    """
+    if num_classes <= MAX_CONFUSION_CLASSES:
+        return list(range(num_classes))
+    changed = answers["unlearned"] != answers.get("original", labels)
+    images = np.bincount(labels, minlength=num_classes)
+    share = np.bincount(labels, weights=changed, minlength=num_classes) / np.maximum(images, 1)
+    share[images == 0] = -1
+    return sorted(np.argsort(-share, kind="stable")[:MAX_CONFUSION_CLASSES].tolist())
+
+
+def confusion(answer: np.ndarray, labels: np.ndarray, shown: list[int], num_classes: int) -> list[list[int]]:
+    """
+    Number of images of each class shown (rows) by the class that the model names (columns). If not all classes are
+    shown, a last column counts the other answers.
+    """
+    column = np.full(num_classes, len(shown))
+    column[shown] = np.arange(len(shown))
+    width = len(shown) + (len(shown) < num_classes)
+    return [np.bincount(column[answer[labels == label]], minlength=width).tolist() for label in shown]
+
+
+def band_of(metrics: dict[str, dict[str, float]]) -> dict[str, list[float]]:
+    """
+    What each metric says of models that never saw the forget set: lowest and highest value over all retrained models or,
+    for a distance to the first of them, from agreement to the value of the one farthest from it. Empty with fewer than
+    two retrained models.
+
+    Args:
+        metrics (`dict[str, dict[str, float]]`): by model.
+    """
+    retrained = [values for name, values in metrics.items() if name.startswith("retrained")]
+    if len(retrained) < 2:
+        return {}
+    # The yardstick has no distance to itself.
+    band = {}
+    for name in retrained[1]:
+        values = [of_model[name] for of_model in retrained if name in of_model]
+        if name not in retrained[0]:
+            values.append(1.0 if name == "tug_of_war" else 0.0)
+        band[name] = [min(values), max(values)]
+    return band
+
+
+def label_ids_of(
+    dataset: Dataset, split: str, label_column: str | None, id2label: dict[int, str]
+) -> np.ndarray | None:
+    """
+    The model's label id of each image, int64 of shape `(n,)`, or `None` if the split has no labels.
+
+    Raises:
+        [`InputError`]: if only some of the images have a label.
+    """
+    column = find_label_column(dataset, label_column, id2label)
+    if column is None:
+        return None
+    label_ids = match_labels(dataset, column, id2label)
+    values = read_column(dataset, column)
+    without = sum(value not in label_ids for value in values)
+    if without:
+        raise InputError(
+            "label_column_name",
+            f"{without} of {len(values)} images of the split {split!r} have no label in {column!r}.",
+        )
+    return np.array([label_ids[value] for value in values], dtype=np.int64)
+
+
+def unique_names(id2label: dict[int, str]) -> list[str]:
+    """Label names in the order of their ids, with the id behind those that occur more than once."""
+    names = [id2label[label] for label in range(len(id2label))]
+    return [f"{name} ({label})" if names.count(name) > 1 else name for label, name in enumerate(names)]

@@ -1,0 +1,157 @@
+"""The outputs of models on images: each image is read once, each model runs once over it, on any number of processes."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather, send_to_device
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, PreTrainedModel
+
+from ..data.splits import ImageDataset
+from ..errors import InputError
+from ..unlearning.compatibility import logits_of
+from ..unlearning.precision import in_float32
+from .logits_cache import cache_file, read_logits, split_key, write_logits
+
+
+def random_model(model: nn.Module, seed: int = 0) -> nn.Module:
+    """A model of the same configuration that was never trained; the same weights for the same seed."""
+    # A model with adapters is no class of the library's: its base is.
+    kind = type(model)
+    if not isinstance(model, PreTrainedModel):
+        kind = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(model.config)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        random = kind(model.config)
+    parameter = next(model.parameters())
+    return random.to(parameter.device, parameter.dtype)
+
+
+def cached_logits(
+    models: dict[str, nn.Module],
+    keys: dict[str, str | None],
+    images: ImageDataset,
+    split: str,
+    batch_size: int,
+    cache_dir: str | Path | None,
+) -> dict[str, np.ndarray]:
+    """
+    The models' outputs on a split: from the cache where they are there, else from one pass over the images.
+
+    Args:
+        keys (`dict[str, str | None]`):
+            By model, what [`~logits_cache.model_key`] returns. Looked at on the main process only, which alone reads
+            and writes files.
+
+        For the others see [`evaluate_unlearning`].
+    """
+    paths, found = {}, [{}]
+    if cache_dir is not None and PartialState().is_main_process:
+        split_hash = split_key(images.dataset, images.image_column)
+        paths = {name: cache_file(cache_dir, keys[name], split_hash) for name in models if keys[name] is not None}
+        read = {name: read_logits(path, len(images)) for name, path in paths.items()}
+        found = [{name: logits for name, logits in read.items() if logits is not None}]
+    logits = broadcast_object_list(found)[0]
+    to_run = {name: model for name, model in models.items() if name not in logits}
+    if to_run:
+        new, _ = collect_logits_of_all(to_run, images, batch_size, description=split)
+        for name in to_run.keys() & paths.keys():
+            write_logits(paths[name], new[name])
+        logits = logits | new
+    return logits
+
+
+def collect_logits(
+    model: nn.Module, dataset: torch.utils.data.Dataset, batch_size: int = 64, description: str | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """
+    One model's output on every image, in the order of the dataset.
+
+    Args:
+        model (`nn.Module`):
+            Set to eval mode for the pass, and back.
+
+        For the others see [`collect_logits_of_all`].
+
+    Returns:
+        Logits, float32 of shape `(n, K)`, and labels, int64 of shape `(n,)` or `None`.
+    """
+    logits, labels = collect_logits_of_all({"model": model}, dataset, batch_size, description)
+    return logits["model"], labels
+
+
+@torch.no_grad()
+def collect_logits_of_all(
+    models: dict[str, nn.Module],
+    dataset: torch.utils.data.Dataset,
+    batch_size: int = 64,
+    description: str | None = None,
+) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """
+    The output of each model on every image, in the order of the dataset. Each image is read once.
+
+    Batches are dealt out to the processes in turn, their number filled up to a multiple of the number of processes. So a
+    batch holds the same images whoever computes it, its result is the same to the last bit, and all processes run the
+    same number of forward passes.
+
+    Args:
+        models (`dict[str, nn.Module]`):
+            By name. Set to eval mode for the pass, and back.
+        dataset (`torch.utils.data.Dataset`):
+            Gives `pixel_values` and, if known, `labels`.
+        batch_size (`int`, *optional*, defaults to 64):
+            Images per forward pass.
+        description (`str`, *optional*):
+            Name of the split, for the progress bar and for the error.
+
+    Returns:
+        Logits by model, float32 of shape `(n, K)`, and labels, int64 of shape `(n,)` or `None`.
+    """
+    state = PartialState()
+    num_images = len(dataset)
+    if num_images == 0:
+        raise InputError("splits", f"the split {description!r} is empty." if description else "a split is empty.")
+    batches = [range(start, min(start + batch_size, num_images)) for start in range(0, num_images, batch_size)]
+    while len(batches) % state.num_processes:
+        batches.append(batches[-1])
+    own = batches[state.process_index :: state.num_processes]
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        batch_sampler=own,
+        # Or it would draw from the global one.
+        generator=torch.Generator(),
+    )
+
+    were_training = {name: model.training for name, model in models.items()}
+    for model in models.values():
+        model.eval()
+    logits, labels = {}, {}
+
+    def put(found: dict[str, torch.Tensor], name: str, number: int, part: torch.Tensor) -> None:
+        # What stays of each batch would lie between the batches and keep their memory from being used again.
+        if name not in found:
+            found[name] = part.new_zeros(len(own), batch_size, *part.shape[1:])
+        # Only the last batch can be shorter; what fills it up comes after all images.
+        found[name][number, : len(part)] = part
+
+    # None: no bar where the output is no terminal.
+    bar = tqdm(loader, desc=description, leave=False, disable=None if state.is_local_main_process else True)
+    with in_float32(*models.values()):
+        for number, batch in enumerate(bar):
+            for name, model in models.items():
+                batch = send_to_device(batch, next(model.parameters()).device)
+                output = model(pixel_values=batch["pixel_values"])
+                put(logits, name, number, logits_of(output, "model", type(model).__name__).float())
+            if "labels" in batch:
+                put(labels, "labels", number, batch["labels"])
+    for name, model in models.items():
+        model.train(were_training[name])
+
+    def in_order(parts: torch.Tensor) -> np.ndarray:
+        # (processes, batches of each, batch size, ...) → the order in which the batches were dealt out.
+        return gather(parts[None]).transpose(0, 1).flatten(0, 2)[:num_images].cpu().numpy()
+
+    return {name: in_order(parts) for name, parts in logits.items()}, in_order(labels["labels"]) if labels else None

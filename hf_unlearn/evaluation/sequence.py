@@ -1,0 +1,97 @@
+"""Several requests on one model: what became of each after every step, and of the accuracy on the rest."""
+
+from dataclasses import replace
+
+from ..data.labels import match_labels
+from ..data.splits import ImageDataset, at_most, drop_rows, matching_rows, rows_of_unseen
+from ..errors import InputError
+from ..request.forget_request import ForgetRequest
+from .logits import collect_logits
+
+
+# Columns of the table beside the requests.
+RETAINED = {"retain": "images of the training split that no request names", "retain_test": "unseen ones, likewise"}
+
+
+def named(requests: list[ForgetRequest]) -> list[ForgetRequest]:
+    """
+    The requests, those without an id called `request-1`, `request-2`, … by their place.
+
+    Raises:
+        [`InputError`]: if two have the same id.
+    """
+    requests = [
+        request if request.id else replace(request, id=f"request-{number}")
+        for number, request in enumerate(requests, start=1)
+    ]
+    ids = [request.id for request in requests]
+    twice = [name for name in ids if ids.count(name) > 1]
+    if twice:
+        raise InputError("forget_request", f"two requests have the id {twice[0]!r}.")
+    return requests
+
+
+class Tracker:
+    """
+    Measures a model on every request of a sequence and on what none of them names.
+
+    Args:
+        requests (`list[ForgetRequest]`):
+            In the order of the steps, with ids.
+        train, test (`datasets.Dataset`):
+            The training images and, optionally, unseen ones.
+        columns (`dict`):
+            `image_column` and `label_column`.
+        max_samples (`int`, *optional*, defaults to 0):
+            Measure what no request names on at most so many images; 0: on all.
+    """
+
+    def __init__(self, requests, train, test, columns: dict, max_samples: int = 0):
+        self.requests = requests
+        self.columns = columns
+        self.steps = []
+        self.splits = {}
+        gone = set()
+        for request in requests:
+            rows = matching_rows(train, request, columns["label_column"], columns["image_column"])
+            self.splits[request.id] = train.select(rows)
+            gone.update(rows)
+        if len(gone) == len(train):
+            raise InputError(
+                "forget_request", f"the requests cover all {len(train)} images: nothing would be retained."
+            )
+        self.splits["retain"] = drop_rows(train, gone)
+        if test is not None:
+            rest = drop_rows(test, rows_of_unseen(test, requests, **columns))
+            if len(rest):
+                self.splits["retain_test"] = rest
+        for name in RETAINED:
+            if name in self.splits:
+                self.splits[name] = at_most(self.splits[name], max_samples)
+
+    def measure(self, after: str | None, model, image_processor, batch_size: int) -> None:
+        """
+        Adds a line to the table.
+
+        Args:
+            after (`str`, *optional*):
+                Id of the request that was carried out last; `None` for the original model.
+            model, image_processor:
+                The model as it is now.
+            batch_size (`int`):
+                Images per forward pass.
+        """
+        # Slow to import, and a run of one request does not come here.
+        from ..metrics.unlearning_accuracy.unlearning_accuracy import accuracy
+
+        label_column = self.columns["label_column"]
+        line = {}
+        for name, split in self.splits.items():
+            label_ids = match_labels(split, label_column, model.config.id2label)
+            images = ImageDataset(split, image_processor, self.columns["image_column"], label_column, label_ids)
+            line[name] = float(accuracy(*collect_logits(model, images, batch_size, description=f"tracking: {name}")))
+        self.steps.append({"after": after, "accuracy": line})
+
+    def table(self) -> dict:
+        """`requests`, the ids in their order, and `steps`, the accuracy by id, `retain` and `retain_test` after each."""
+        return {"requests": [request.id for request in self.requests], "steps": self.steps}

@@ -1,0 +1,162 @@
+"""The facts of a run that the report, the card and, later, the record hold."""
+
+import math
+import os
+import platform
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import accelerate
+import datasets
+import torch
+import transformers
+
+from .. import __version__
+from ..data.splits import ForgetSource, ImageDataset, common_folder
+from ..request.forget_request import ForgetRequest
+from ..unlearning.precision import in_types
+from .record import Provenance, hub_source, image_names, lineage_of
+from .report import weights_sha256
+
+
+def run_facts(trainer, request: ForgetRequest | None, dataset_name: str | None, provenance: Provenance) -> dict:
+    """
+    What ran, on what, with which outcome. Called on all processes, after training.
+
+    Args:
+        trainer ([`UnlearningTrainer`]):
+            Has been trained.
+        request ([`ForgetRequest`], *optional*):
+            What was forgotten; described in words that name no record.
+        dataset_name (`str`, *optional*):
+            Hub id or path of the dataset.
+        provenance ([`Provenance`]):
+            Where the images and the model come from.
+
+    Returns:
+        `dict`: JSON values only; no path of the machine, no token, no record.
+    """
+    step = trainer.step
+    return {
+        "request": {
+            "kind": request.kind if request else trainer.args.forget_kind,
+            "description": description_of(request),
+            # Both are meant to be published; the reason and the requester are not.
+            **({"id": request.id} if request and request.id else {}),
+            **({"date": request.date} if request and request.date else {}),
+        },
+        "model": public_name(trainer.model.name_or_path or "model"),
+        "model_revision": getattr(trainer.model.config, "_commit_hash", None),
+        "dataset": public_name(dataset_name),
+        "architecture": trainer.model.config.architectures[0],
+        "method": trainer._name,
+        "preset": trainer.args.preset,
+        "data_used": trainer.data_used,
+        "paper": trainer._paper,
+        "hyperparameters": trainer.args.settings(),
+        "forget_kind": trainer.args.forget_kind,
+        "change_elsewhere": trainer.change,
+        # JSON has no infinity: no limit.
+        "change_limit": trainer.change_limit if math.isfinite(trainer.change_limit) else None,
+        "step": asdict(step) if step is not None else None,
+        "passes": {"forget_set": trainer.passes, "guard_images": trainer.guard.passes} if step is not None else None,
+        "updates": 1 if step is not None else trainer.state.global_step,
+        "distance_moved": trainer.distance_moved(),
+        "seconds": round(trainer.seconds, 3),
+        "started": trainer.started,
+        "ended": (datetime.fromisoformat(trainer.started) + timedelta(seconds=trainer.seconds)).isoformat(
+            timespec="seconds"
+        ),
+        "energy_kwh": provenance.energy_kwh,
+        "lineage": provenance.lineage,
+        "sequence": provenance.sequence,
+        "weights_sha256_before": trainer.sha256_before,
+        "weights_sha256_after": weights_sha256(whole_weights(trainer)),
+        "environment": environment(trainer),
+    }
+
+
+def provenance_of(
+    trainer, request: ForgetRequest | None, folder: str | None = None, dataset_revision: str | None = None
+) -> Provenance:
+    """
+    Where the forgotten images and the model come from: what the trainer and its forget set know.
+
+    Args:
+        trainer ([`UnlearningTrainer`]):
+            Has been trained.
+        request ([`ForgetRequest`], *optional*):
+            What was forgotten.
+        folder (`str`, *optional*):
+            The data folder, which the names of the images are relative to; found from the dataset when not given.
+        dataset_revision (`str`, *optional*):
+            Branch, tag or commit of the dataset, where the dataset does not know it.
+    """
+    images, source = trainer.train_dataset.parts["forget"], trainer.source
+    facts = {}
+    if isinstance(images, ImageDataset):
+        whole = source.dataset if source is not None else images.dataset
+        root = folder or common_folder(whole, images.image_column)
+        facts["forgotten"] = image_names(images.dataset, images.image_column, request, root)
+    if source is not None:
+        facts |= {
+            "dataset_revision": hub_source(source.dataset)[1] or dataset_revision,
+            "dataset_fingerprint": source.dataset._fingerprint,
+            "training_images": len(source.dataset),
+        }
+    return Provenance(
+        lineage=lineage_of(
+            trainer.model.name_or_path,
+            getattr(trainer.model.config, "_commit_hash", None) or "main",
+            trainer.args.hub_token,
+        ),
+        energy_kwh=trainer.energy_kwh,
+        **facts,
+    )
+
+
+def name_of_dataset(source: ForgetSource | None, request: ForgetRequest | None) -> str | None:
+    """What the request calls the dataset, or its id on the hub, if it comes from there."""
+    if request is not None and request.dataset is not None:
+        return request.dataset
+    return hub_source(source.dataset)[0] if source is not None else None
+
+
+def description_of(request: ForgetRequest | None) -> str:
+    """What is forgotten, in words that name no record."""
+    return request.describe() if request is not None else "a set of images"
+
+
+def public_name(name_or_path: str | None) -> str | None:
+    """A hub id as it is; of a local path the last part alone, for the rest would tell about the machine."""
+    if name_or_path is not None and Path(name_or_path).exists():
+        return Path(name_or_path).absolute().name
+    return name_or_path
+
+
+def whole_weights(trainer) -> dict[str, torch.Tensor]:
+    """
+    All parameters and buffers in the types in which they are saved, put together where they are sharded over processes;
+    called on all of them.
+    """
+    model = trainer.model_wrapped if trainer.is_deepspeed_enabled else trainer.model
+    return in_types(trainer.accelerator.get_state_dict(model), trainer.saved_in_16_bits)
+
+
+def environment(trainer) -> dict:
+    """Versions, device and processes."""
+    return {
+        "hf_unlearn": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "datasets": datasets.__version__,
+        "accelerate": accelerate.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name() if trainer.args.device.type == "cuda" else trainer.args.device.type,
+        "dtype": str(trainer.model.dtype).removeprefix("torch."),
+        "mixed_precision": trainer.accelerator.mixed_precision,
+        "processes": trainer.accelerator.num_processes,
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+    }

@@ -1,0 +1,375 @@
+"""Pushes a run to the hub: weights, config, image processor, card, report, record and pictures in one commit."""
+
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from ..errors import HubPushError, InputError
+
+
+CARD, RECORD, SIGNATURE = "README.md", "unlearning_record.json", "unlearning_record.sig"
+
+# What a reader of the model page needs, and nothing else: no pickle, no checkpoint, no list of what was forgotten, no
+# salt of the record.
+PUBLISHED = ("*.safetensors", "*.safetensors.index.json", "config.json", "preprocessor_config.json")
+PUBLISHED += ("adapter_config.json", "report.json", "figures/*.png", CARD, RECORD, SIGNATURE)
+
+WEIGHTS = ("*.safetensors", "*.bin", "*.h5", "*.msgpack", "*.pt", "*.pth")
+# What an earlier push left and this one does not bring: above all weights that still know the images.
+STALE = (*WEIGHTS, "*.safetensors.index.json", "*.bin.index.json", "figures/*.png", SIGNATURE, "adapter_config.json")
+
+# Seconds before each new try, if the hub does not say how long to wait.
+WAITS = (1, 2, 4, 8)
+LONGEST_WAIT = 300
+
+
+def find_token(token: str | None) -> str:
+    """
+    The token given, else the one of the login.
+
+    Raises:
+        [`InputError`]: if there is none.
+    """
+    import huggingface_hub
+
+    token = token or huggingface_hub.get_token()
+    if token is None:
+        raise InputError("push_to_hub", "there is no token. Log in with `hf auth login`, or set HF_TOKEN.")
+    return token
+
+
+def check_push(
+    repo_id: str, original_repo_id: str, token: str | None, revision: str | None = None, create_pr: bool = False
+) -> str:
+    """
+    Finds out before the work whether a push can go through.
+
+    Args:
+        repo_id (`str`):
+            Where to push, with or without the namespace.
+        original_repo_id (`str`):
+            The model being unlearned, which must not be overwritten.
+        token (`str`, *optional*):
+            Defaults to the one of the login.
+        revision (`str`, *optional*):
+            Branch to push to.
+        create_pr (`bool`, *optional*, defaults to `False`):
+            Whether to open a pull request, which overwrites nothing.
+
+    Returns:
+        `str`: the repository's full name.
+
+    Raises:
+        [`InputError`]: without a valid token, if the hub cannot be reached, or if the repository is the original or
+            holds another model.
+    """
+    import huggingface_hub
+
+    token = find_token(token)
+    api = huggingface_hub.HfApi(token=token)
+    try:
+        user = retry(api.whoami)["name"]
+        if "/" not in repo_id:
+            repo_id = f"{user}/{repo_id}"
+        files = [] if create_pr else retry(lambda: files_of(api, repo_id, revision)[1])
+    except Exception as error:
+        # Whatever went wrong, the work has not started: say so in one line. No message of the hub holds the token.
+        raise InputError(
+            "push_to_hub", f"the hub does not accept the token or cannot be reached ({in_short(error)})."
+        ) from error
+    if not create_pr:
+        refuse_overwriting(repo_id, original_repo_id, files)
+    return repo_id
+
+
+def refuse_overwriting(repo_id: str, original_repo_id: str | None, files: list[str]) -> None:
+    """
+    Args:
+        files (`list[str]`):
+            Paths of what the repository holds.
+
+    Raises:
+        [`InputError`]: if the repository is the original's, or holds a model that no run of hf_unlearn pushed.
+    """
+    if repo_id == original_repo_id:
+        raise InputError(
+            "hub_model_id", f"{repo_id!r} is the original model, which is not overwritten. Choose another."
+        )
+    if RECORD not in files and any(matches(file, WEIGHTS) for file in files):
+        raise InputError(
+            "hub_model_id",
+            f"{repo_id!r} holds a model without an unlearning record, which is not overwritten. Choose another, or open a "
+            "pull request with --create_pr; `hf-unlearn push --overwrite_model` replaces it.",
+        )
+
+
+def files_of(api, repo_id: str, revision: str | None) -> tuple[str | None, list[str]]:
+    """Commit and paths of a repository at a revision; `None` and no paths if there is none."""
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        info = api.model_info(repo_id, revision=revision)
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        return None, []
+    return info.sha, [sibling.rfilename for sibling in info.siblings]
+
+
+def push_folder(
+    folder: str | Path,
+    repo_id: str,
+    token: str | None = None,
+    private: bool | None = True,
+    revision: str | None = None,
+    commit_message: str = "Unlearned model",
+    create_pr: bool = False,
+    tag: str | None = None,
+    overwrite_model: bool = False,
+) -> str:
+    """
+    Pushes a finished run as one commit: the repository has all of it or nothing. A push that was already made changes
+    nothing, and one that was cut off goes on where it was: files that arrived are not sent again.
+
+    Args:
+        folder (`str` or `Path`):
+            The output folder of a run.
+        repo_id (`str`):
+            Where to push.
+        token (`str`, *optional*):
+            Defaults to the one of the login.
+        private (`bool`, *optional*, defaults to `True`):
+            Whether a new repository is private.
+        revision (`str`, *optional*):
+            Branch, made if it is not there; defaults to the main one. With `create_pr` the branch to merge into.
+        commit_message (`str`, *optional*):
+            Message of the commit.
+        create_pr (`bool`, *optional*, defaults to `False`):
+            Whether to open a pull request.
+        tag (`str`, *optional*):
+            Name to give to the commit.
+        overwrite_model (`bool`, *optional*, defaults to `False`):
+            Whether a model may be replaced that no run of hf_unlearn pushed, even the original.
+
+    Returns:
+        `str`: URL of the commit or the pull request.
+
+    Raises:
+        [`InputError`]: if the folder holds no finished run, or the repository holds another model.
+        [`HubPushError`]: if the hub fails; everything stays on disk.
+    """
+    from huggingface_hub import HfApi
+
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise InputError("folder", f"{str(folder)!r} holds no finished run.")
+    if tag is not None and create_pr:
+        raise InputError("tag", "cannot be combined with --create_pr: tag what was merged.")
+    api = HfApi(token=find_token(token))
+    try:
+        return retry(
+            lambda: push_once(api, folder, repo_id, private, revision, commit_message, create_pr, tag, overwrite_model)
+        )
+    except InputError:
+        raise
+    except Exception as error:
+        # The client raises many kinds of errors (HTTP, connection, time-out); for the user they are one.
+        raise HubPushError(
+            f"the push to {repo_id} failed ({in_short(error)}). Everything is in {folder}; "
+            f"push it again with: hf-unlearn push {folder} --hub_model_id {repo_id}"
+        ) from error
+
+
+def push_once(
+    api,
+    folder: Path,
+    repo_id: str,
+    private: bool | None,
+    revision: str | None,
+    commit_message: str,
+    create_pr: bool,
+    tag: str | None,
+    overwrite_model: bool,
+) -> str:
+    """One try of [`push_folder`]. It starts from what the repository holds now, so it can be made again at any time."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    from .model_card import merge_cards
+    from .record import read_record
+
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    if revision is not None and not create_pr:
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    head, present = files_of(api, repo_id, revision)
+    if not create_pr and not overwrite_model:
+        refuse_overwriting(repo_id, original_of(folder), present)
+    record = folder / RECORD
+    if create_pr:
+        # Found again by its title after an answer that got lost, or at a second push.
+        name = read_record(record)["record_sha256"][:12] if record.is_file() else "none"
+        commit_message = f"{commit_message} (record {name})"
+        for discussion in api.get_repo_discussions(repo_id, discussion_type="pull_request", discussion_status="open"):
+            if discussion.title == commit_message:
+                return f"{api.endpoint}/{repo_id}/discussions/{discussion.num}"
+
+    files = sorted({path for pattern in PUBLISHED for path in folder.glob(pattern)})
+    content: dict[str, Any] = {path.relative_to(folder).as_posix(): str(path) for path in files}
+    if CARD in content and CARD in present:
+        with tempfile.TemporaryDirectory() as aside:
+            old = Path(api.hf_hub_download(repo_id, CARD, revision=head, local_dir=aside)).read_bytes()
+        card = merge_cards(old.decode("utf-8", "replace"), (folder / CARD).read_text(encoding="utf-8"))
+        content[CARD] = card.encode()
+    commit = api.create_commit(
+        repo_id,
+        [CommitOperationAdd(path, source) for path, source in content.items()]
+        + [CommitOperationDelete(path) for path in present if path not in content and matches(path, STALE)],
+        commit_message=commit_message,
+        revision=revision,
+        create_pr=create_pr,
+        # Refused if someone else was quicker: then the next try looks at their commit first.
+        parent_commit=head,
+    )
+    if tag is not None:
+        set_tag(api, repo_id, tag, commit.oid)
+    return commit.pr_url or commit.commit_url
+
+
+def set_tag(api, repo_id: str, tag: str, commit: str) -> None:
+    """
+    Raises:
+        [`InputError`]: if the tag names another commit.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        api.create_tag(repo_id, tag=tag, revision=commit)
+    except HfHubHTTPError as error:
+        if error.response.status_code != 409:
+            raise
+        if api.model_info(repo_id, revision=tag).sha != commit:
+            raise InputError("tag", f"{tag!r} is the name of another commit. The push itself went through.") from error
+
+
+def original_of(folder: Path) -> str | None:
+    """The model that was unlearned, as the report names it."""
+    report = folder / "report.json"
+    if not report.is_file():
+        return None
+    try:
+        return json.loads(report.read_text(encoding="utf-8"))["run"]["model"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError("folder", f"{str(report)!r} is no report of a run.") from error
+
+
+def matches(path: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a path fits one of the patterns; a pattern without a slash fits files at the top only."""
+    return any(fnmatch(path, pattern) and path.count("/") == pattern.count("/") for pattern in patterns)
+
+
+# ---- What to do when the hub fails ----
+
+
+def retry(call: Callable[[], Any]) -> Any:
+    """Calls until it succeeds, as long as the error is one that goes away by itself."""
+    for wait in (*WAITS, None):
+        try:
+            return call()
+        except Exception as error:
+            seconds = wait_after(error, wait)
+            if seconds is None:
+                raise
+            time.sleep(seconds)
+
+
+def wait_after(error: Exception, wait: float | None) -> float | None:
+    """
+    How long to wait after an error before the next try.
+
+    Args:
+        error (`Exception`):
+            What the client of the hub raised.
+        wait (`float`, *optional*):
+            How long, if the hub does not say it; `None` if there is no next try.
+
+    Returns:
+        `float` or `None`: `None` if another try would not help.
+    """
+    if wait is None:
+        return None
+    import httpx2
+    from huggingface_hub.errors import HfHubHTTPError
+
+    for cause in causes(error):
+        if isinstance(cause, HfHubHTTPError):
+            status = cause.response.status_code
+            # 412: someone else has committed. A large file that arrived damaged is refused with 400 when it is verified.
+            damaged = status == 400 and str(cause.response.url).endswith("/info/lfs/objects/verify")
+            if status in (408, 412, 429, 500, 502, 503, 504) or damaged:
+                asked = cause.response.headers.get("Retry-After", "")
+                return min(float(asked), LONGEST_WAIT) if asked.isdecimal() else wait
+        elif isinstance(cause, httpx2.TransportError):
+            return wait
+    return None
+
+
+def causes(error: BaseException | None):
+    """An error and those it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def in_short(error: Exception) -> str:
+    """An error of the client without its message, which may hold what was sent: its kind and, if there is one, the status."""
+    for cause in causes(error):
+        response = getattr(cause, "response", None)
+        if response is not None:
+            return f"{type(cause).__name__}, status {response.status_code}"
+    return type(error).__name__
+
+
+def download(
+    repo_id: str, revision: str | None = None, token: str | None = None, cache_dir: str | None = None
+) -> Path:
+    """
+    Downloads what a run published.
+
+    Returns:
+        `Path`: the folder.
+
+    Raises:
+        [`InputError`]: if there is no such repository or it cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(retry(lambda: snapshot_download(repo_id, revision=revision, token=token, cache_dir=cache_dir)))
+    except Exception as error:
+        # The client raises many kinds of errors; for the user they are one.
+        raise InputError(
+            "target", f"{repo_id!r} is no folder, and no repository that can be reached ({in_short(error)})."
+        ) from error
+
+
+def validate_card(card: str) -> str:
+    """
+    Has the hub check the front matter of a card, as it does at every push.
+
+    Returns:
+        `str`: what it said, or that it could not be reached.
+
+    Raises:
+        [`InputError`]: if the hub finds fault with it.
+    """
+    from huggingface_hub import ModelCard
+
+    try:
+        ModelCard(card, ignore_metadata_errors=True).validate()
+    except ValueError as error:
+        raise InputError("card", f"the hub refuses the front matter: {' '.join(str(error).split())}") from error
+    except Exception as error:
+        # No connection, offline mode, a hub that is down: the card was written all the same.
+        return f"The front matter was not checked: the hub cannot be reached ({type(error).__name__})."
+    return "The hub accepts the front matter."

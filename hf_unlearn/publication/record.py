@@ -1,0 +1,402 @@
+"""The deletion record: what was run on a request and what was measured, so that it can be checked later."""
+
+import hashlib
+import hmac
+import json
+import os
+import re
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+
+from ..errors import InputError, listing
+from ..request.forget_request import ForgetRequest
+from ..request.schemas import check_schema
+from .hub import CARD, PUBLISHED, RECORD, SIGNATURE
+from .model_card import card_sha256
+from .report import UnlearningReport
+
+
+# Stay here: whoever holds the salt can ask which images were forgotten, and the request may name them.
+SALT = "unlearning_salt"
+REQUEST = "forget_request.yaml"
+
+NOTE = "A record of what was run and measured, not a proof of deletion."
+
+# Files that hold weights or code; one that the record does not list could change what the model does.
+EXECUTABLE = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth", "*.pkl", "*.py")
+
+
+@dataclass
+class Provenance:
+    """
+    Where the forgotten images and the model come from.
+
+    Args:
+        forgotten (`list[str]`):
+            Names of the forgotten images, see [`image_names`]. Only their HMAC goes into the record.
+        dataset_revision (`str`, *optional*):
+            Commit of the dataset on the hub.
+        dataset_fingerprint (`str`, *optional*):
+            Fingerprint of the training split.
+        training_images (`int`, *optional*):
+            Its number of rows.
+        lineage (`list[dict]`):
+            Earlier requests of the model, see [`read_lineage`].
+        sequence (`dict`, *optional*):
+            What became of each of several requests after each step, see [`~sequence.Tracker`].
+        energy_kwh (`float`, *optional*):
+            Energy that unlearning took.
+    """
+
+    forgotten: list[str] = field(default_factory=list)
+    dataset_revision: str | None = None
+    dataset_fingerprint: str | None = None
+    training_images: int | None = None
+    lineage: list[dict] = field(default_factory=list)
+    sequence: dict | None = None
+    energy_kwh: float | None = None
+
+
+def image_names(
+    dataset, image_column: str, request: ForgetRequest | None = None, root: str | None = None
+) -> list[str]:
+    """
+    What the forgotten images can be asked for by: `pixels:` and the SHA-256 of the pixels, `file:` and the path, `id:`
+    and the value of the request's id column, `row:` and the row number if the request was for rows.
+
+    Args:
+        dataset (`datasets.Dataset`):
+            The forget set.
+        image_column (`str`):
+            The column of the images.
+        request ([`ForgetRequest`], *optional*):
+            What was asked.
+        root (`str`, *optional*):
+            The data folder, which paths are relative to.
+    """
+    from ..data.splits import hash_images, image_paths, read_column
+    from ..request.image_hash import pixel_sha256
+
+    names = [f"pixels:{value}" for value in hash_images(dataset, image_column, pixel_sha256) if value is not None]
+    for path in image_paths(dataset, image_column):
+        if root is not None and Path(path).is_relative_to(Path(root).absolute()):
+            names.append(f"file:{Path(path).relative_to(Path(root).absolute()).as_posix()}")
+        elif path:
+            names.append(f"file:{Path(path).name}")
+    if request is not None and request.id_column is not None:
+        names += [f"id:{value}" for value in read_column(dataset, request.id_column)]
+    if request is not None and request.kind == "indices" and len(request.indices) == len(dataset):
+        names += [f"row:{row}" for row in request.indices]
+    return names
+
+
+def hub_source(dataset) -> tuple[str | None, str | None]:
+    """Id and commit on the hub that a dataset was loaded from, which `datasets` keeps in the names of its files."""
+    for url in dataset.info.download_checksums or {}:
+        found = re.search(r"(?:hf://|/)datasets/([^@]+)@([0-9a-f]{40})/", url)
+        if found:
+            return found[1], found[2]
+    return None, None
+
+
+def lineage_of(name: str, revision: str, token: str | None = None, cache_dir: str | None = None) -> list[dict]:
+    """
+    Earlier requests of a model, from the record that lies with it; none if there is no record.
+
+    Args:
+        name (`str`):
+            Folder or hub id of the model; empty for one that was never stored.
+        revision (`str`):
+            Branch, tag or commit on the hub.
+        token (`str`, *optional*):
+            For a private or gated model.
+        cache_dir (`str`, *optional*):
+            Where downloads are kept.
+    """
+    path = Path(name) / RECORD
+    if name and not Path(name).is_dir():
+        try:
+            path = Path(hf_hub_download(name, RECORD, revision=revision, token=token, cache_dir=cache_dir))
+        except (EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError, HFValidationError):
+            return []
+    return read_lineage(read_record(path)) if name and path.is_file() else []
+
+
+def salted(salt: bytes, name: str) -> str:
+    """HMAC-SHA-256 of a name."""
+    return hmac.new(salt, name.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+
+
+def new_salt(folder: Path) -> bytes:
+    """32 random bytes, kept in the folder of the run in a file that only its owner can read."""
+    path = folder / SALT
+    path.unlink(missing_ok=True)
+    salt = secrets.token_hex(32)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(salt + "\n")
+    return bytes.fromhex(salt)
+
+
+def read_salt(path: str | Path) -> bytes:
+    """
+    Raises:
+        [`InputError`]: if the file holds no salt.
+    """
+    try:
+        return bytes.fromhex(Path(path).read_text(encoding="utf-8").strip())
+    except (OSError, ValueError) as error:
+        raise InputError("salt_file", f"{str(path)!r} holds no salt.") from error
+
+
+def write_record(
+    folder: str | Path, report: UnlearningReport, request: ForgetRequest | None, provenance: Provenance
+) -> Path:
+    """
+    Writes `unlearning_record.json` and its salt beside the model, the report and the card.
+
+    Args:
+        folder (`str` or `Path`):
+            The output folder of a run, with the model and the report in it.
+        report ([`UnlearningReport`]):
+            What was measured, with the facts of the run.
+        request ([`ForgetRequest`], *optional*):
+            What was asked, if not by a folder of images.
+        provenance ([`Provenance`]):
+            Where the images and the model come from.
+
+    Returns:
+        `Path`: the record.
+    """
+    folder, run = Path(folder), report.run
+    salt = new_salt(folder)
+    record = {
+        "version": 1,
+        "note": NOTE,
+        "request": {
+            "id": request.id if request else None,
+            "date": request.date if request else None,
+            **run["request"],
+            "hmac_sha256": request.hmac(salt) if request else None,
+        },
+        "forgotten": {
+            "images": report.splits["forget"],
+            "hmac_sha256": sorted({salted(salt, name) for name in provenance.forgotten}),
+        },
+        "model": {"name": run["model"], "revision": run["model_revision"], "architecture": run["architecture"]},
+        "dataset": {
+            "name": run["dataset"],
+            "revision": provenance.dataset_revision,
+            "fingerprint": provenance.dataset_fingerprint,
+            "training_images": provenance.training_images,
+        },
+        "weights": {
+            "sha256_before": run["weights_sha256_before"],
+            "sha256_after": run["weights_sha256_after"],
+        },
+        "method": {name: run[name] for name in ("preset", "paper", "hyperparameters")} | {"name": run["method"]},
+        "metrics": measured(report),
+        "environment": run["environment"],
+        "started": run["started"],
+        "ended": run["ended"],
+        "seconds": run["seconds"],
+        "energy_kwh": run["energy_kwh"],
+        "lineage": provenance.lineage,
+    }
+    return seal(folder, record)
+
+
+def measured(report: UnlearningReport) -> dict:
+    """The numbers of a report, as the record holds them."""
+    return {
+        "splits": report.splits,
+        "results": {model: result["metrics"] for model, result in report.results.items()},
+        "missing": report.missing,
+    }
+
+
+def seal(folder: Path, record: dict) -> Path:
+    """Adds the hashes of the files, of the card and of the record itself, and writes it."""
+    card = folder / CARD
+    record |= {
+        "files": {name: sha256_of(folder / name) for name in published_files(folder)},
+        "card_sha256": card_sha256(card.read_text(encoding="utf-8")) if card.is_file() else None,
+    }
+    record.pop("record_sha256", None)
+    record["record_sha256"] = hashlib.sha256(serialize(record)).hexdigest()
+    check_schema(record, "unlearning_record")
+    path = folder / RECORD
+    content = serialize(record)
+    if not path.is_file() or path.read_bytes() != content:
+        path.write_bytes(content)
+        # It signed another record.
+        (folder / SIGNATURE).unlink(missing_ok=True)
+    return path
+
+
+def reseal(folder: str | Path) -> None:
+    """Brings the hashes of a record up to date after the model or the card was written again; a no-op without one."""
+    folder = Path(folder)
+    if (folder / RECORD).is_file():
+        seal(folder, read_record(folder / RECORD))
+
+
+def serialize(record: dict) -> bytes:
+    """The one way to write a record: two files with the same content are the same byte for byte."""
+    return (json.dumps(record, indent=1, sort_keys=True, ensure_ascii=True, allow_nan=False) + "\n").encode()
+
+
+def published_files(folder: Path) -> list[str]:
+    """What is published of a run, but for the card, the record and its signature."""
+    files = {path.relative_to(folder).as_posix() for pattern in PUBLISHED for path in folder.glob(pattern)}
+    return sorted(files - {CARD, RECORD, SIGNATURE})
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+        return digest.hexdigest()
+
+
+def read_record(path: str | Path) -> dict:
+    """
+    Reads a record and checks it against its schema.
+
+    Raises:
+        [`InputError`]: if there is none or it is not valid.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError("record", f"there is no file {str(path)!r}.")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        # A number too large for a float is one that JSON has no word for.
+        serialize(record)
+    except (ValueError, RecursionError) as error:
+        raise InputError("record", f"{path.name} is no JSON: {' '.join(str(error).split())[:200]}.") from error
+    try:
+        check_schema(record, "unlearning_record")
+    except InputError as error:
+        raise InputError("record", f"{path.name} does not fit its schema, at {error}") from error
+    return record
+
+
+def read_lineage(record: dict) -> list[dict]:
+    """The lineage of a model that is unlearned from the model of this record: its own lineage, and the record."""
+    return [
+        *record["lineage"],
+        {
+            "model": record["model"],
+            "request": record["request"],
+            "images": record["forgotten"]["images"],
+            "weights": record["weights"],
+            "ended": record["ended"],
+            "record_sha256": record["record_sha256"],
+        },
+    ]
+
+
+@dataclass
+class Check:
+    """One thing that was looked at: whether it holds (`None`: nothing to say), and what it is."""
+
+    holds: bool | None
+    text: str
+
+
+def verify(folder: str | Path, public_key: str | Path | None = None) -> list[Check]:
+    """
+    Checks a record against itself and against the model, report, card and pictures beside it.
+
+    Args:
+        folder (`str` or `Path`):
+            The output folder of a run, or what was downloaded from the hub.
+        public_key (`str` or `Path`, *optional*):
+            PEM file with the Ed25519 key that must have signed the record.
+
+    Returns:
+        `list[Check]`: what was checked.
+
+    Raises:
+        [`InputError`]: if there is no record, or none that fits the schema.
+    """
+    from .signing import check_signature
+
+    folder = Path(folder)
+    record = read_record(folder / RECORD)
+    content = (folder / RECORD).read_bytes()
+    without_hash = {key: value for key, value in record.items() if key != "record_sha256"}
+    own_hash = hashlib.sha256(serialize(without_hash)).hexdigest()
+    checks = [
+        Check(True, "the record fits its schema"),
+        Check(
+            own_hash == record["record_sha256"] and serialize(record) == content,
+            "the record is as it was written (its own hash)",
+        ),
+    ]
+    for name, expected in record["files"].items():
+        path = folder / name
+        if not path.is_file():
+            checks.append(Check(False, f"{name} is missing"))
+        else:
+            checks.append(Check(sha256_of(path) == expected, f"{name} has the SHA-256 of the record"))
+    if not any(name.endswith(".safetensors") for name in record["files"]):
+        checks.append(Check(False, "the record lists no weights"))
+    unknown = {path.relative_to(folder).as_posix() for pattern in EXECUTABLE for path in folder.glob(pattern)}
+    unknown -= set(record["files"])
+    if unknown:
+        checks.append(Check(False, f"weights or code that the record does not know: {listing(sorted(unknown), 5)}"))
+    checks.append(_check_report(folder, record))
+    card = folder / CARD
+    if card.is_file():
+        text = card.read_bytes().decode("utf-8", "replace")
+        checks.append(Check(card_sha256(text) == record["card_sha256"], "the card says what it was written to say"))
+    else:
+        checks.append(Check(False, f"{CARD} is missing"))
+    steps = [*record["lineage"], {"weights": record["weights"]}]
+    if len(steps) > 1:
+        linked = all(
+            one["weights"]["sha256_after"] == other["weights"]["sha256_before"]
+            for one, other in zip(steps, steps[1:], strict=False)
+        )
+        checks.append(Check(linked, f"each of the {len(steps)} requests began where the one before it ended"))
+    checks.append(check_signature(folder, content, public_key))
+    return checks
+
+
+def _check_report(folder: Path, record: dict) -> Check:
+    try:
+        numbers = measured(UnlearningReport.from_json(folder / "report.json"))
+    except (InputError, KeyError, TypeError, AttributeError):
+        return Check(False, "report.json cannot be read")
+    return Check(numbers == record["metrics"], "the report holds the numbers of the record")
+
+
+def was_forgotten(record: dict, salt: bytes, name: str) -> bool:
+    """
+    Whether an image was in the forget set.
+
+    Args:
+        record (`dict`):
+            What [`read_record`] returned.
+        salt (`bytes`):
+            What [`read_salt`] returned.
+        name (`str`):
+            A path in the data folder, a value of the id column, a row number, or `pixels:` and a SHA-256.
+    """
+    names = [name] if name.startswith("pixels:") else [f"{kind}:{name}" for kind in ("file", "id", "row")]
+    return any(salted(salt, one) in record["forgotten"]["hmac_sha256"] for one in names)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")

@@ -1,0 +1,110 @@
+"""Signing a record with an Ed25519 key, by the library `cryptography`, and checking the signature."""
+
+import json
+from pathlib import Path
+
+from ..errors import InputError
+from .hub import RECORD, SIGNATURE
+
+
+def _cryptography():
+    try:
+        from cryptography import exceptions
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ed25519
+    except ImportError as error:
+        raise InputError(
+            "sign_key", "signatures need the library cryptography: pip install 'hf-unlearn[signing]'."
+        ) from error
+    return exceptions, serialization, ed25519
+
+
+def read_private_key(path: str | Path):
+    """
+    An Ed25519 private key from a PEM file without a password, as `openssl genpkey -algorithm ed25519` writes it.
+
+    Raises:
+        [`InputError`]: if the file holds none.
+    """
+    _, serialization, ed25519 = _cryptography()
+    try:
+        key = serialization.load_pem_private_key(Path(path).read_bytes(), password=None)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError("sign_key", f"{str(path)!r} holds no private key in PEM form without a password.") from error
+    if not isinstance(key, ed25519.Ed25519PrivateKey):
+        raise InputError(
+            "sign_key", f"{str(path)!r} holds no Ed25519 key. Make one: openssl genpkey -algorithm ed25519."
+        )
+    return key
+
+
+def sign_record(folder: str | Path, key_file: str | Path) -> Path:
+    """
+    Signs the bytes of the record, and through the hashes in it the weights, the report and the card.
+
+    Args:
+        folder (`str` or `Path`):
+            The output folder of a run.
+        key_file (`str` or `Path`):
+            See [`read_private_key`].
+
+    Returns:
+        `Path`: the signature, beside the record.
+
+    Raises:
+        [`InputError`]: if there is no record or no key.
+    """
+    folder = Path(folder)
+    if not (folder / RECORD).is_file():
+        raise InputError("folder", f"{str(folder)!r} holds no {RECORD}.")
+    key = read_private_key(key_file)
+    signature = {
+        "algorithm": "ed25519",
+        "public_key": key.public_key().public_bytes_raw().hex(),
+        "signature": key.sign((folder / RECORD).read_bytes()).hex(),
+    }
+    (folder / SIGNATURE).write_text(json.dumps(signature, indent=1) + "\n", encoding="utf-8")
+    return folder / SIGNATURE
+
+
+def check_signature(folder: Path, content: bytes, public_key: str | Path | None):
+    """
+    Args:
+        folder (`Path`):
+            Where the record lies.
+        content (`bytes`):
+            The record.
+        public_key (`str` or `Path`, *optional*):
+            PEM file with the key that must have signed it.
+
+    Returns:
+        [`~record.Check`].
+    """
+    from .record import Check
+
+    if not (folder / SIGNATURE).is_file():
+        if public_key is not None:
+            return Check(False, "the record is not signed")
+        return Check(None, "the record is not signed: it agrees with itself, and anyone could have written it")
+    exceptions, serialization, ed25519 = _cryptography()
+    expected = None
+    if public_key is not None:
+        try:
+            key = serialization.load_pem_public_key(Path(public_key).read_bytes())
+        except (OSError, ValueError) as error:
+            raise InputError("public_key", f"{str(public_key)!r} holds no public key in PEM form.") from error
+        if not isinstance(key, ed25519.Ed25519PublicKey):
+            raise InputError("public_key", f"{str(public_key)!r} holds no Ed25519 key.")
+        expected = key.public_bytes_raw().hex()
+    try:
+        signature = json.loads((folder / SIGNATURE).read_text(encoding="utf-8"))
+        signer = signature["public_key"]
+        key = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(signer))
+        key.verify(bytes.fromhex(signature["signature"]), content)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, exceptions.InvalidSignature):
+        return Check(False, "the signature is not one of this record")
+    if expected is None:
+        return Check(
+            True, f"the record is signed by the key {signer}; --public_key tells whether that is whom you trust"
+        )
+    return Check(signer == expected, "the record is signed by the key given")

@@ -1,0 +1,1 @@
+"""What to forget: requests, their schemas, and hashes of images."""

@@ -1,0 +1,1 @@
+"""The trainer that all methods share, and the tools they use."""

@@ -1,0 +1,178 @@
+"""The smallest change of the head that makes the model wrong about some images and leaves its other answers alone."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..errors import InputError
+
+
+# Measured in docs/auto_step.md; the result hardly depends on them.
+# Forget images that are held, with their changed copies.
+NUM_HELD = 512
+# How hard the images are pushed, in turn, until enough of them give way.
+PUSHES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+RIDGE = 1e-3
+FLOOR = 1e-2
+# The logit of the class to lose ends up at least this far below the other, of which 1 / SHARPNESS is the softness.
+MARGIN, SHARPNESS = 0.02, 20.0
+
+
+def find_head(model: nn.Module, pixel_values: torch.Tensor) -> nn.Linear | None:
+    """
+    The linear layer whose output are the logits; None where something else comes last.
+
+    Args:
+        model (`nn.Module`):
+            An image classifier; called once.
+        pixel_values (`torch.Tensor` of shape `(1, C, H, W)`):
+            Any image.
+    """
+    called = []
+    hooks = [
+        module.register_forward_hook(lambda module, inputs, output: called.append((module, output)))
+        for module in model.modules()
+        if isinstance(module, nn.Linear)
+    ]
+    with torch.no_grad():
+        logits = model(pixel_values=pixel_values).logits
+    for hook in hooks:
+        hook.remove()
+    if called and torch.equal(called[-1][1].flatten(), logits.flatten()):
+        return called[-1][0]
+    return None
+
+
+def require_head(model: nn.Module, dataset, method: str) -> nn.Linear:
+    """
+    The layer that [`find_head`] finds for a method that cannot do without.
+
+    Args:
+        model (`nn.Module`):
+            An image classifier; called once.
+        dataset (`torch.utils.data.Dataset`):
+            Items with `pixel_values`; the first is used.
+        method (`str`):
+            Name of the method, for the error.
+
+    Raises:
+        [`InputError`]: if the model does not end in a linear layer.
+    """
+    pixel_values = dataset[0]["pixel_values"][None].to(next(model.parameters()).device)
+    head = find_head(model.eval(), pixel_values)
+    if head is None:
+        raise InputError(
+            "method", f"{method} needs a model that ends in a linear layer; {type(model).__name__} does not."
+        )
+    return head
+
+
+@dataclass
+class Features:
+    """
+    What the head sees and should say.
+
+    Args:
+        forget (`torch.Tensor` of shape `(n, d)`): the features of the forget images.
+        answers (`torch.Tensor` of shape `(n,)`): the class that each is to lose.
+        instead (`torch.Tensor` of shape `(n,)`): the class that it is to get.
+        held (`torch.Tensor` of shape `(h, d)`): the features of changed copies of some of them.
+        held_from (`torch.Tensor` of shape `(h,)`): the forget image of each copy.
+    """
+
+    forget: torch.Tensor
+    answers: torch.Tensor
+    instead: torch.Tensor
+    held: torch.Tensor
+    held_from: torch.Tensor
+
+
+def edit_head(weight: torch.Tensor, features: Features, target: float) -> tuple[torch.Tensor, float]:
+    r"""
+    Makes the least sure of the forget images, as many as the target asks for, lose their class, and holds what the head
+    says of the others. It minimises over the change Δ of the weight
+
+        1/A Σ_a KL(p₀(a) ‖ p(a)) + push · Σ_i softplus(s · (z_y(i) − z_o(i) + m)) / s + ridge · ‖Δ C^½‖²
+
+    where a runs over the images that are held (the other forget images and changed copies of them), i over those that
+    are to lose their class y to the class o, and C is the second moment of the held features, so that the last term is
+    the mean square of the change of their logits. The problem is convex: there is one answer, and no step to choose.
+    The push grows until the accuracy on the forget set is at most the target.
+
+    Args:
+        weight (`torch.Tensor` of shape `(K, d)`):
+            Of the head, double precision; a bias is the weight of a feature that is always 1.
+        features ([`Features`]):
+            Double precision.
+        target (`float`):
+            Accuracy on the forget set, between 0 and 1.
+
+    Returns:
+        The new weight and the accuracy that it reaches, at best the target.
+    """
+    logits = features.forget @ weight.T
+    right = logits.argmax(dim=-1) == features.answers
+    classes = F.one_hot(features.answers, len(weight)).bool()
+    sureness = logits[classes] - logits.masked_fill(classes, -torch.inf).amax(dim=-1)
+    least_sure_first = sureness.masked_fill(~right, torch.inf).argsort(stable=True)
+    num_right, enough = int(right.sum()), math.floor(target * len(right) + 1e-9)
+    num_moved = num_right - enough
+    best, fewest = weight, num_right
+    for push in PUSHES:
+        if fewest <= enough:
+            break
+        moved = torch.zeros_like(right)
+        moved[least_sure_first[:num_moved]] = True
+        edited = minimise(weight, features, moved, push)
+        still_right = (features.forget @ edited.T).argmax(dim=-1) == features.answers
+        if still_right.sum() < fewest:
+            best, fewest = edited, int(still_right.sum())
+        if not (still_right & moved).any():
+            # All of these gave way, but others that were wrong have become right.
+            num_moved = min(num_right, num_moved + int(still_right.sum()) - enough)
+    return best, fewest / len(right)
+
+
+def minimise(weight: torch.Tensor, features: Features, moved: torch.Tensor, push: float) -> torch.Tensor:
+    """The weight at the minimum of the function in [`edit_head`], found by L-BFGS in whitened coordinates."""
+    # Of a large forget set, those that have changed copies stand for all.
+    rows = features.held_from.unique()
+    held = torch.cat([features.forget[rows[~moved[rows]]], features.held[~moved[features.held_from]]])
+    # When all must give way there is nothing else to hold, and they resist the push themselves.
+    held = held if len(held) else features.forget
+    moment = held.T @ held / len(held)
+    moment += FLOOR * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype)
+    factor = torch.linalg.cholesky(moment)
+
+    def whiten(x):
+        return torch.linalg.solve_triangular(factor, x.T, upper=False).T
+
+    forget, answers, instead = features.forget[moved], features.answers[moved], features.instead[moved]
+    forget_logits, held_logits, forget, held = forget @ weight.T, held @ weight.T, whiten(forget), whiten(held)
+    before = held_logits.softmax(dim=-1)
+    change = torch.zeros_like(weight, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [change],
+        max_iter=500,
+        history_size=20,
+        line_search_fn="strong_wolfe",
+        tolerance_grad=1e-9,
+        tolerance_change=0.0,
+    )
+
+    def objective():
+        optimizer.zero_grad()
+        logits = forget_logits + forget @ change.T
+        gap = logits.gather(1, answers[:, None]) - logits.gather(1, instead[:, None])
+        after = (held_logits + held @ change.T).log_softmax(dim=-1)
+        loss = F.kl_div(after, before, reduction="none").sum(dim=-1).mean() + RIDGE * change.square().sum()
+        loss = loss + push * F.softplus(SHARPNESS * (gap + MARGIN)).sum() / SHARPNESS
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(objective)
+    return weight + torch.linalg.solve_triangular(factor.T, change.detach().T, upper=True).T
