@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from hf_unlearn.methods import METHODS
+from hf_unlearn.unlearning.method_names import METHODS
 from scripts.benchmarks.methods import make_tables
 from scripts.benchmarks.methods import run as benchmark
 

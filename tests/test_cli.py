@@ -11,10 +11,12 @@ from PIL import Image as PILImage
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor, ViTModel, pipeline
 
 from hf_unlearn import ForgetRequest, UnlearningReport
+from hf_unlearn.commands import loading
 from hf_unlearn.commands.arguments import DataArguments
-from hf_unlearn.commands.main import main, parse_run_arguments
-from hf_unlearn.data import splits as data
-from hf_unlearn.methods import METHODS, load_method
+from hf_unlearn.commands.main import main
+from hf_unlearn.commands.parsing import parse_run_arguments
+from hf_unlearn.methods import load_method
+from hf_unlearn.unlearning.method_names import METHODS
 
 
 ROOT = Path(__file__).parents[1]
@@ -422,13 +424,13 @@ def test_model_stored_in_half_precision_runs_in_float32(command, saved_model, tm
 
 def test_what_is_only_measured_is_cut_and_the_table_says_so(command, tmp_path, monkeypatch, capsys):
     looked_at = {}
-    looks = data.unreadable_images
+    looks = loading.unreadable_images
 
     def unreadable_images(split, image_column):
         looked_at[len(split)] = True
         return looks(split, image_column)
 
-    monkeypatch.setattr(data, "unreadable_images", unreadable_images)
+    monkeypatch.setattr(loading, "unreadable_images", unreadable_images)
     assert command("--forget_class", "cat", "--max_eval_samples", "5") == 0
     # 10 of 10 to forget, 5 of the 20 retained, 5 of 6 and 5 of 12 unseen: no other image is read.
     assert set(looked_at) == {10, 5}

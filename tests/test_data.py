@@ -8,15 +8,15 @@ from transformers import ConvNextImageProcessor, ViTImageProcessor
 
 from hf_unlearn import ForgetRequest, split_dataset
 from hf_unlearn.data.folders import load_image_folder
-from hf_unlearn.data.labels import find_label_column, match_labels
-from hf_unlearn.data.splits import (
+from hf_unlearn.data.image_dataset import (
     ImageDataset,
     find_image_column,
-    load_dataset,
     pixel_range,
     to_rgb,
     unreadable_images,
 )
+from hf_unlearn.data.labels import find_label_column, match_labels
+from hf_unlearn.data.sources import load_dataset
 from hf_unlearn.errors import InputError
 
 

@@ -12,8 +12,8 @@ from datasets import Dataset, DatasetDict
 from peft import LoraConfig, get_peft_model
 
 from hf_unlearn import ForgetRequest, UnlearningReport, evaluate_unlearning, split_dataset
+from hf_unlearn.data.image_dataset import ImageDataset
 from hf_unlearn.data.labels import match_labels
-from hf_unlearn.data.splits import ImageDataset
 from hf_unlearn.errors import InputError
 from hf_unlearn.evaluation.evaluate import confusion, confusion_classes, make_report
 from hf_unlearn.evaluation.logits import collect_logits

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image as PILImage
 
 from hf_unlearn.data.folders import SPLIT_OF, load_image_folder
-from hf_unlearn.data.splits import load_dataset
+from hf_unlearn.data.sources import load_dataset
 from hf_unlearn.errors import InputError
 
 

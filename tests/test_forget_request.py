@@ -107,7 +107,7 @@ def test_file_names_cannot_leave_the_data_folder(path):
 
 
 def test_schema_is_the_published_draft_and_knows_every_field():
-    schema = json.loads((ROOT / "hf_unlearn" / "schemas" / "forget_request.json").read_text())
+    schema = json.loads((ROOT / "hf_unlearn" / "request" / "schemas" / "forget_request.json").read_text())
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     jsonschema.Draft202012Validator.check_schema(schema)
     assert set(schema["properties"]) == {field.name for field in dataclasses.fields(ForgetRequest)}

@@ -20,7 +20,8 @@ from hf_unlearn import ForgetRequest
 from hf_unlearn.data.splits import matching_rows
 from hf_unlearn.errors import InputError
 from hf_unlearn.publication.model_card import card_sha256, merge_cards, write_model_card
-from hf_unlearn.publication.record import read_record, verify
+from hf_unlearn.publication.record import read_record
+from hf_unlearn.publication.record_check import verify
 from hf_unlearn.request.forget_request import WAYS
 from hf_unlearn.request.schemas import read_schema
 

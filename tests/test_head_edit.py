@@ -10,7 +10,7 @@ from torch import nn
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from hf_unlearn import ForgetRequest, split_dataset
-from hf_unlearn.data.splits import ImageDataset
+from hf_unlearn.data.image_dataset import ImageDataset
 from hf_unlearn.errors import InputError
 from hf_unlearn.unlearning import guard
 from hf_unlearn.unlearning.head_edit import FLOOR, MARGIN, RIDGE, SHARPNESS, Features, edit_head, find_head, minimise

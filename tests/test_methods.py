@@ -11,7 +11,8 @@ from transformers import pipeline
 
 from hf_unlearn.commands.main import main
 from hf_unlearn.errors import InputError
-from hf_unlearn.methods import METHODS, forget_only_methods, load_method
+from hf_unlearn.methods import load_method
+from hf_unlearn.unlearning.method_names import METHODS, forget_only_methods
 
 
 # The guard's limits were set on good runs of trained networks; the tiny ones here are not trained.

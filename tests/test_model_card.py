@@ -18,7 +18,7 @@ from hf_unlearn.publication.model_card import (
     write_model_card,
 )
 from hf_unlearn.publication.plots import save_figures
-from hf_unlearn.publication.record import verify
+from hf_unlearn.publication.record_check import verify
 
 
 GOLDEN = Path(__file__).parents[1] / "model_cards" / "digits-unlearned"

@@ -17,7 +17,7 @@ from datasets import Dataset
 from hf_unlearn import UnlearningReport
 from hf_unlearn.commands.main import main
 from hf_unlearn.publication.energy import EnergyMeter
-from hf_unlearn.publication.hub import PUBLISHED
+from hf_unlearn.publication.files import PUBLISHED
 from hf_unlearn.publication.record import hub_source, read_record
 
 
@@ -67,7 +67,7 @@ def verify(out, *flags):
 
 def test_record_fits_its_schema_and_says_what_was_run(finished):
     record = json.loads((finished / "unlearning_record.json").read_text())
-    schema = json.loads((ROOT / "hf_unlearn" / "schemas" / "unlearning_record.json").read_text())
+    schema = json.loads((ROOT / "hf_unlearn" / "request" / "schemas" / "unlearning_record.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.Draft202012Validator(schema).validate(record)
     report = UnlearningReport.from_json(finished / "report.json")

@@ -11,7 +11,8 @@ from PIL import Image as PILImage
 from hf_unlearn import ForgetRequest
 from hf_unlearn.commands.main import main
 from hf_unlearn.data.folders import load_image_folder
-from hf_unlearn.data.splits import matching_rows, to_rgb
+from hf_unlearn.data.image_dataset import to_rgb
+from hf_unlearn.data.splits import matching_rows
 from hf_unlearn.errors import InputError
 from hf_unlearn.request.image_hash import NEAR, differing_bits, perceptual_hash, pixel_sha256
 

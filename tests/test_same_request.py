@@ -21,10 +21,11 @@ from transformers import (
 
 from hf_unlearn import ForgetRequest, JiTConfig, JiTTrainer, evaluate_unlearning, split_dataset
 from hf_unlearn.commands.main import main
-from hf_unlearn.data.splits import ImageDataset
+from hf_unlearn.data.image_dataset import ImageDataset
 from hf_unlearn.errors import InputError
 from hf_unlearn.evaluation.train_classifier import train_classifier
-from hf_unlearn.publication.record import read_record, read_salt, was_forgotten
+from hf_unlearn.publication.record import read_record, read_salt
+from hf_unlearn.publication.record_check import was_forgotten
 from hf_unlearn.request.image_hash import pixel_sha256
 
 

@@ -17,9 +17,9 @@ from transformers import ResNetConfig, ResNetForImageClassification, TrainerCall
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from hf_unlearn import JiTConfig, JiTTrainer
-from hf_unlearn.data import splits as data
+from hf_unlearn.data import image_dataset as data
+from hf_unlearn.data.image_dataset import ImageDataset, shared_tensor
 from hf_unlearn.data.labels import match_labels
-from hf_unlearn.data.splits import ImageDataset, shared_tensor
 from hf_unlearn.unlearning import trainer
 from hf_unlearn.unlearning.early_features import EarlyFeatures, find_cut
 from hf_unlearn.unlearning.step_size import last_stage_and_head

@@ -16,10 +16,18 @@ from transformers import (
 )
 
 from hf_unlearn import ForgetRequest, JiTConfig, JiTTrainer, split_dataset
-from hf_unlearn.data.splits import ImageDataset
+from hf_unlearn.data.image_dataset import ImageDataset
 from hf_unlearn.errors import CollapsedModelError, InputError
+from hf_unlearn.publication.search import Search
 from hf_unlearn.unlearning.losses import KeyedNoise
-from hf_unlearn.unlearning.step_size import GradientSum, Search, blur, last_stage_and_head, search_length, shift, turn
+from hf_unlearn.unlearning.step_size import (
+    GradientSum,
+    blur,
+    last_stage_and_head,
+    search_length,
+    shift,
+    turn,
+)
 
 
 def other_models():

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from hf_unlearn.evaluation.verification import MEASURES, VerificationReport
+from hf_unlearn.evaluation.verification_report import MEASURES, VerificationReport
 from hf_unlearn.publication.report import METRICS, UnlearningReport
 from hf_unlearn.terminal import print_table
 

@@ -6,7 +6,7 @@ from conftest import CLASSES, make_model
 from transformers import TrainerCallback, TrainingArguments
 
 from hf_unlearn import ForgetRequest, JiTConfig, JiTTrainer, split_dataset
-from hf_unlearn.data.splits import ImageDataset
+from hf_unlearn.data.image_dataset import ImageDataset
 from hf_unlearn.errors import CollapsedModelError, InputError
 from hf_unlearn.unlearning.losses import KeyedNoise
 

@@ -16,9 +16,10 @@ from transformers import ViTImageProcessor
 from hf_unlearn import ForgetRequest, split_dataset
 from hf_unlearn.commands.main import main
 from hf_unlearn.errors import InputError
-from hf_unlearn.evaluation import probes, verification
+from hf_unlearn.evaluation import probes, verification, verification_report
 from hf_unlearn.evaluation.probes import HEAD_INPUT, Images
-from hf_unlearn.evaluation.verification import VerificationReport, verify_unlearning
+from hf_unlearn.evaluation.verification import verify_unlearning
+from hf_unlearn.evaluation.verification_report import VerificationReport
 from hf_unlearn.publication.plots import save_relearning_curves
 
 
@@ -31,6 +32,7 @@ def few_steps():
         patch.setattr(probes, "MEASURED_STEPS", STEPS)
         patch.setattr(verification, "MEASURED_STEPS", STEPS)
         patch.setattr(verification, "NUM_IMAGES", (1, 3))
+        patch.setattr(verification_report, "NUM_IMAGES", (1, 3))
         yield
 
 
@@ -273,7 +275,7 @@ def test_text_says_which_measures_tell():
         **{"probe_accuracy/forget": [1.0, 1, 1, 1, 1], "probe_accuracy/forget_test": [1.0, 0.95, 1, 0.2, 0.3],
            "information": [0.6, 0.25, 0.6, 0.2, 0.2]}
     )  # fmt: skip
-    sentences = verification.describe(report)
+    sentences = verification_report.describe(report)
     assert sentences[0].endswith("by: linear probe, accuracy (unseen); information in the layers, nats.")
     assert (
         sentences[1]

@@ -2,13 +2,10 @@
 
 from dataclasses import dataclass, field
 
+from ..data.sampling import MAX_EVAL_SAMPLES
 from ..errors import InputError
-from ..methods import METHODS
 from ..request.forget_request import ForgetRequest
-
-
-# Of a split that is only measured: a share of so many random images has a standard error of half a point at most.
-MAX_EVAL_SAMPLES = 10_000
+from ..unlearning.method_names import METHODS
 
 
 @dataclass

@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 import transformers
 from accelerate import PartialState
-from transformers import HfArgumentParser
 
 from .. import __version__
 from ..errors import InputError
@@ -17,6 +16,7 @@ from ..terminal import print_text, say
 from ..unlearning.config import UnlearningConfig
 from .arguments import CheckpointArguments, DataArguments, ForgetArguments
 from .loading import load_checkpoints, load_splits
+from .parsing import make_checkpoint_parser
 
 
 @dataclass
@@ -127,17 +127,12 @@ def about_the_band(num_retrained: int) -> str:
 
 def make_parser():
     """Flags of `hf-unlearn compare`."""
-    parser = HfArgumentParser(
-        (DataArguments, ForgetArguments, CompareArguments),
+    return make_checkpoint_parser(
+        CompareArguments,
         prog="hf-unlearn compare",
-        usage="hf-unlearn compare ORIGINAL UNLEARNED [RETRAINED ...] --dataset_name DATA --forget_class CLASS [flags]",
+        models="ORIGINAL UNLEARNED [RETRAINED ...]",
+        nargs="+",
+        models_help="Hub ids or folders: the original, the unlearned model, and models retrained without the forget set. The "
+        "first retrained one is the yardstick; with two or more, each line shows the band of what they say.",
         description="Measure checkpoints on what was to be forgotten and on the rest. Nothing is unlearned.",
     )
-    parser.add_argument(
-        "models",
-        nargs="+",
-        metavar="MODEL",
-        help="Hub ids or folders: the original, the unlearned model, and models retrained without the forget set. The "
-        "first retrained one is the yardstick; with two or more, each line shows the band of what they say.",
-    )
-    return parser

@@ -47,7 +47,7 @@ def demo(output_dir: str = "demo", scenario: str = "class", overwrite: bool = Fa
     import transformers
 
     from ..data.splits import split_dataset
-    from .main import parse_run_arguments
+    from .parsing import parse_run_arguments
     from .run import run
 
     # A network this small gains nothing from more threads, and waits for them for minutes where other work runs.

@@ -8,17 +8,16 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from ..data.folders import load_image_folder
+from ..data.image_dataset import find_image_column, unreadable_images
 from ..data.labels import by_position, find_label_column, is_number, label_ids, match_labels, plain, read_column
+from ..data.sampling import at_most
+from ..data.sources import load_dataset
 from ..data.splits import (
-    at_most,
     drop_rows,
-    find_image_column,
-    load_dataset,
     matching_rows,
     rows_of_unseen,
     source_of,
     split_dataset,
-    unreadable_images,
 )
 from ..errors import InputError, listing
 from ..request.forget_request import ForgetRequest

@@ -53,11 +53,13 @@ def verify_command(argv: list[str]) -> int:
     parser.add_argument("--cache_dir", help="Where downloads are kept.")
     args = parser.parse_args(argv)
 
-    from ..publication import record
+    from ..publication.files import RECORD
+    from ..publication.record import read_record, read_salt
+    from ..publication.record_check import verify, was_forgotten
 
     if (args.id or args.image) and args.salt_file is None:
         raise InputError("salt_file", "is needed to ask for an image: only whoever holds the salt can.")
-    salt = record.read_salt(args.salt_file) if args.salt_file is not None else None
+    salt = read_salt(args.salt_file) if args.salt_file is not None else None
     names = [*args.id, *(f"pixels:{hash_of_file(name)}" for name in args.image)]
     folder = Path(args.target)
     if not folder.is_dir():
@@ -65,11 +67,11 @@ def verify_command(argv: list[str]) -> int:
 
         folder = download(args.target, args.revision, args.token, args.cache_dir)
 
-    checks = record.verify(folder, args.public_key)
+    checks = verify(folder, args.public_key)
     for check in checks:
         print({True: "ok       ", False: "CHANGED  ", None: "note     "}[check.holds] + check.text)
     for name, asked in zip(names, [*args.id, *args.image], strict=True):
-        found = record.was_forgotten(record.read_record(folder / record.RECORD), salt, name)
+        found = was_forgotten(read_record(folder / RECORD), salt, name)
         print(f"{asked}: {'was in the forget set' if found else 'is not known to the record with this salt'}")
     if any(check.holds is False for check in checks):
         print("The record does not hold.")
@@ -82,7 +84,7 @@ def verify_command(argv: list[str]) -> int:
 
 def hash_of_file(name: str) -> str:
     """SHA-256 of the pixels of an image file."""
-    from ..data.splits import decode_image, to_rgb
+    from ..data.image_dataset import decode_image, to_rgb
     from ..request.image_hash import pixel_sha256
 
     image = decode_image({"path": name, "bytes": None}) if Path(name).is_file() else None
@@ -104,7 +106,8 @@ def card_command(argv: list[str]) -> int:
     parser.add_argument("--validate", action="store_true", help="Have the hub check the front matter.")
     args = parser.parse_args(argv)
 
-    from ..publication.hub import SIGNATURE, validate_card
+    from ..publication.files import SIGNATURE
+    from ..publication.hub import validate_card
     from ..publication.model_card import TEMPLATE, write_model_card
     from ..publication.record import reseal
 

@@ -130,7 +130,7 @@ def one_of_kinds(answer: str) -> str:
 
 def hashes_of_files(answer: str) -> dict[str, list[str]]:
     """Exact and, if the library is there, perceptual hashes of image files."""
-    from ..data.splits import decode_image, to_rgb
+    from ..data.image_dataset import decode_image, to_rgb
 
     exact, near = [], []
     for name in [part.strip() for part in answer.split(",") if part.strip()]:
@@ -160,11 +160,12 @@ def check_request(argv: list[str]) -> None:
     import datasets
     from transformers import HfArgumentParser
 
+    from ..data.image_dataset import find_image_column
     from ..data.labels import find_label_column
-    from ..data.splits import find_image_column, matching_rows
+    from ..data.splits import matching_rows
     from .arguments import DataArguments, ModelArguments, fill_in
     from .loading import load_train_and_test
-    from .main import close_flags
+    from .parsing import close_flags
 
     datasets.disable_progress_bars()
     parser = HfArgumentParser((ModelArguments, DataArguments), prog="hf-unlearn request check")
@@ -205,7 +206,7 @@ def check_request(argv: list[str]) -> None:
 
 def report_near_copies(request: ForgetRequest, splits: dict, rows: dict[str, list[int]], image_column: str) -> None:
     """Says which images look like those of the request, up to [`~image_hash.NEAR`] bits, and are not among them."""
-    from ..data.splits import hash_images
+    from ..data.image_dataset import hash_images
 
     hashes = {
         split: hash_images(dataset, image_column, perceptual_hash)

@@ -10,20 +10,22 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ..data.folders import load_image_folder
 from ..data.forget_kind import kind_of_request
+from ..data.image_dataset import ImageDataset
 from ..data.labels import find_label_column, match_labels
-from ..data.splits import ImageDataset, at_most
+from ..data.sampling import at_most
 from ..errors import InputError, listing
 from ..evaluation.logits import collect_logits
 from ..evaluation.sequence import Tracker, named
-from ..methods import forget_only_methods, load_method
+from ..methods import load_method
 from ..publication.facts import description_of, provenance_of
-from ..publication.hub import RECORD, check_push
-from ..publication.record import SALT
+from ..publication.files import RECORD, SALT
+from ..publication.hub import check_push
 from ..publication.report import UnlearningReport
 from ..publication.signing import read_private_key, sign_record
 from ..request.forget_request import ForgetRequest
 from ..terminal import say
 from ..unlearning.config import UnlearningConfig
+from ..unlearning.method_names import forget_only_methods
 from ..unlearning.trainer import UnlearningTrainer
 from .arguments import DataArguments, ForgetArguments, ModelArguments, RunArguments, fill_in
 from .loading import load_model, load_retrained, load_splits, load_train_and_test

@@ -3,17 +3,17 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import HfArgumentParser
-
 from ..data.forget_kind import kind_of_request
 from ..errors import InputError
-from ..evaluation.verification import VerificationReport, verify_unlearning
+from ..evaluation.verification import verify_unlearning
+from ..evaluation.verification_report import VerificationReport
 from ..publication.facts import description_of
 from ..publication.plots import save_relearning_curves
 from ..terminal import say
 from ..unlearning.config import UnlearningConfig
 from .arguments import CheckpointArguments, DataArguments, ForgetArguments
 from .loading import load_checkpoints, load_splits
+from .parsing import make_checkpoint_parser
 
 
 @dataclass
@@ -93,15 +93,14 @@ def verify(
     return report
 
 
-def make_parser() -> HfArgumentParser:
+def make_parser():
     """Flags of `hf-unlearn verify`."""
-    parser = HfArgumentParser(
-        (DataArguments, ForgetArguments, VerifyArguments),
+    return make_checkpoint_parser(
+        VerifyArguments,
         prog="hf-unlearn verify",
-        usage="hf-unlearn verify ORIGINAL UNLEARNED [--retrained MODEL ...] --dataset_name DATA --forget_class CLASS "
-        "[flags]",
+        models="ORIGINAL UNLEARNED",
+        nargs=2,
+        models_help="Hub ids or folders: the original, the unlearned.",
         description="Attack copies of the models to see what they still hold of the forget set. No file of a model is "
         "changed.",
     )
-    parser.add_argument("models", nargs=2, metavar="MODEL", help="Hub ids or folders: the original, the unlearned.")
-    return parser

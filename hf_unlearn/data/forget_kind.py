@@ -4,8 +4,9 @@ from datasets import Dataset
 
 from ..errors import InputError
 from ..request.forget_request import ForgetRequest
+from .image_dataset import ImageDataset
 from .labels import find_label_column, match_labels, read_column
-from .splits import ForgetSource, ImageDataset
+from .splits import ForgetSource
 
 
 def kind_of_request(

@@ -10,9 +10,10 @@ from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from torch import nn
 
-from ..commands.arguments import MAX_EVAL_SAMPLES
+from ..data.image_dataset import ImageDataset, find_image_column
 from ..data.labels import find_label_column, match_labels, read_column
-from ..data.splits import ImageDataset, at_most, check_dataset, find_image_column
+from ..data.sampling import MAX_EVAL_SAMPLES, at_most
+from ..data.splits import check_dataset
 from ..errors import InputError
 from ..metrics.activation_distance.activation_distance import activation_distance
 from ..metrics.average_gap.average_gap import average_gap
@@ -26,7 +27,8 @@ from ..metrics.unlearning_accuracy.unlearning_accuracy import accuracy, class_ac
 from ..metrics.zero_retrain_forgetting.zero_retrain_forgetting import zero_retrain_forgetting
 from ..publication.report import METRICS, NEEDS, ROC_FPR, UnlearningReport
 from ..unlearning.compatibility import check_model
-from .logits import cached_logits, random_model
+from ..unlearning.random_model import random_model
+from .logits import cached_logits
 from .logits_cache import model_key
 
 

@@ -8,26 +8,12 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather, send_to_device
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, PreTrainedModel
 
-from ..data.splits import ImageDataset
+from ..data.image_dataset import ImageDataset
 from ..errors import InputError
 from ..unlearning.compatibility import logits_of
 from ..unlearning.precision import in_float32
 from .logits_cache import cache_file, read_logits, split_key, write_logits
-
-
-def random_model(model: nn.Module, seed: int = 0) -> nn.Module:
-    """A model of the same configuration that was never trained; the same weights for the same seed."""
-    # A model with adapters is no class of the library's: its base is.
-    kind = type(model)
-    if not isinstance(model, PreTrainedModel):
-        kind = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(model.config)]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        random = kind(model.config)
-    parameter = next(model.parameters())
-    return random.to(parameter.device, parameter.dtype)
 
 
 def cached_logits(

@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+from ..data.image_dataset import ImageDataset
 from ..data.labels import match_labels
-from ..data.splits import ImageDataset, at_most, drop_rows, matching_rows, rows_of_unseen
+from ..data.sampling import at_most
+from ..data.splits import drop_rows, matching_rows, rows_of_unseen
 from ..errors import InputError
 from ..request.forget_request import ForgetRequest
 from .logits import collect_logits

@@ -5,8 +5,8 @@ from pathlib import Path
 from datasets import Dataset
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
+from ..data.image_dataset import ImageDataset
 from ..data.labels import find_label_column, match_labels
-from ..data.splits import ImageDataset
 from ..unlearning.trainer import compute_accuracy
 
 

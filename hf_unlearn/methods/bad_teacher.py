@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..evaluation.logits import random_model
 from ..unlearning.config import UnlearningConfig
 from ..unlearning.guard import RETAIN_CHANGE_LIMIT
 from ..unlearning.losses import kl_divergence
+from ..unlearning.random_model import random_model
 from ..unlearning.trainer import UnlearningTrainer
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
-from ..data.splits import pixel_range
+from ..data.image_dataset import pixel_range
 from ..errors import InputError
 from ..unlearning.config import UnlearningConfig
 from ..unlearning.trainer import UnlearningTrainer

@@ -11,15 +11,23 @@ import torch.nn.functional as F
 from accelerate.utils import broadcast
 from transformers.utils import logging
 
-from ..data.splits import pixel_range
+from ..data.image_dataset import pixel_range
 from ..errors import InputError
+from ..publication.search import Search
 from ..unlearning.attention import attention_by_products
 from ..unlearning.config import UPDATE_SETTINGS, UnlearningConfig, check_choice
 from ..unlearning.early_features import EarlyFeatures, find_cut
 from ..unlearning.guard import DISTANCE_LIMIT
 from ..unlearning.head_edit import NUM_HELD, Features, edit_head, find_head
 from ..unlearning.losses import KeyedNoise, jit_loss
-from ..unlearning.step_size import GradientSum, Search, blur, last_stage_and_head, search_length, shift, turn
+from ..unlearning.step_size import (
+    GradientSum,
+    blur,
+    last_stage_and_head,
+    search_length,
+    shift,
+    turn,
+)
 from ..unlearning.trainer import UnlearningTrainer, freeze_batch_norm
 
 

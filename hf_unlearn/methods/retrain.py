@@ -7,8 +7,8 @@ import torch
 from accelerate.utils import broadcast
 
 from ..errors import InputError
-from ..evaluation.logits import random_model
 from ..unlearning.config import UnlearningConfig
+from ..unlearning.random_model import random_model
 from .fine_tune import FineTuneTrainer
 
 

@@ -13,10 +13,15 @@ import torch
 import transformers
 
 from .. import __version__
-from ..data.splits import ForgetSource, ImageDataset, common_folder
+from ..data.image_dataset import ImageDataset, common_folder
+from ..data.splits import ForgetSource
 from ..request.forget_request import ForgetRequest
-from ..unlearning.precision import in_types
-from .record import Provenance, hub_source, image_names, lineage_of
+from .record import (
+    Provenance,
+    hub_source,
+    image_names,
+    lineage_of,
+)
 from .report import weights_sha256
 
 
@@ -72,7 +77,7 @@ def run_facts(trainer, request: ForgetRequest | None, dataset_name: str | None, 
         "lineage": provenance.lineage,
         "sequence": provenance.sequence,
         "weights_sha256_before": trainer.sha256_before,
-        "weights_sha256_after": weights_sha256(whole_weights(trainer)),
+        "weights_sha256_after": weights_sha256(trainer.weights_as_saved()),
         "environment": environment(trainer),
     }
 
@@ -133,15 +138,6 @@ def public_name(name_or_path: str | None) -> str | None:
     if name_or_path is not None and Path(name_or_path).exists():
         return Path(name_or_path).absolute().name
     return name_or_path
-
-
-def whole_weights(trainer) -> dict[str, torch.Tensor]:
-    """
-    All parameters and buffers in the types in which they are saved, put together where they are sharded over processes;
-    called on all of them.
-    """
-    model = trainer.model_wrapped if trainer.is_deepspeed_enabled else trainer.model
-    return in_types(trainer.accelerator.get_state_dict(model), trainer.saved_in_16_bits)
 
 
 def environment(trainer) -> dict:

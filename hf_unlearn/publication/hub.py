@@ -9,14 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import HubPushError, InputError
+from .files import CARD, PUBLISHED, RECORD, SIGNATURE
 
-
-CARD, RECORD, SIGNATURE = "README.md", "unlearning_record.json", "unlearning_record.sig"
-
-# What a reader of the model page needs, and nothing else: no pickle, no checkpoint, no list of what was forgotten, no
-# salt of the record.
-PUBLISHED = ("*.safetensors", "*.safetensors.index.json", "config.json", "preprocessor_config.json")
-PUBLISHED += ("adapter_config.json", "report.json", "figures/*.png", CARD, RECORD, SIGNATURE)
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.h5", "*.msgpack", "*.pt", "*.pth")
 # What an earlier push left and this one does not bring: above all weights that still know the images.

@@ -11,11 +11,12 @@ import yaml
 
 from ..errors import InputError
 from ..request.forget_request import RequestDumper, RequestLoader
-from ..unlearning.guard import CHANGE_LIMIT
-from ..unlearning.step_size import Search
 from .report import UnlearningReport
+from .search import Search
 
 
+# Of reports that do not say it: all were written with the first limit.
+FIRST_CHANGE_LIMIT = 0.40
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 
 CAPTIONS = {
@@ -211,7 +212,7 @@ def render_model_card(
         "step": Search(**run["step"]).describe() if run["step"] else None,
         "change_elsewhere": f"{run['change_elsewhere']:.3f}",
         # Reports of before there were several limits name none.
-        "change_limit": run.get("change_limit", CHANGE_LIMIT),
+        "change_limit": run.get("change_limit", FIRST_CHANGE_LIMIT),
         "passes": run["passes"],
         "updates": run["updates"],
         "distance_moved": f"{run['distance_moved']:.2e}" if run["distance_moved"] is not None else "not measured",

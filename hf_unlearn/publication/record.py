@@ -17,22 +17,15 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from ..errors import InputError, listing
+from ..errors import InputError
 from ..request.forget_request import ForgetRequest
 from ..request.schemas import check_schema
-from .hub import CARD, PUBLISHED, RECORD, SIGNATURE
+from .files import CARD, PUBLISHED, RECORD, SALT, SIGNATURE
 from .model_card import card_sha256
 from .report import UnlearningReport
 
 
-# Stay here: whoever holds the salt can ask which images were forgotten, and the request may name them.
-SALT = "unlearning_salt"
-REQUEST = "forget_request.yaml"
-
 NOTE = "A record of what was run and measured, not a proof of deletion."
-
-# Files that hold weights or code; one that the record does not list could change what the model does.
-EXECUTABLE = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth", "*.pkl", "*.py")
 
 
 @dataclass
@@ -83,7 +76,8 @@ def image_names(
         root (`str`, *optional*):
             The data folder, which paths are relative to.
     """
-    from ..data.splits import hash_images, image_paths, read_column
+    from ..data.image_dataset import hash_images, image_paths
+    from ..data.labels import read_column
     from ..request.image_hash import pixel_sha256
 
     names = [f"pixels:{value}" for value in hash_images(dataset, image_column, pixel_sha256) if value is not None]
@@ -304,98 +298,6 @@ def read_lineage(record: dict) -> list[dict]:
             "record_sha256": record["record_sha256"],
         },
     ]
-
-
-@dataclass
-class Check:
-    """One thing that was looked at: whether it holds (`None`: nothing to say), and what it is."""
-
-    holds: bool | None
-    text: str
-
-
-def verify(folder: str | Path, public_key: str | Path | None = None) -> list[Check]:
-    """
-    Checks a record against itself and against the model, report, card and pictures beside it.
-
-    Args:
-        folder (`str` or `Path`):
-            The output folder of a run, or what was downloaded from the hub.
-        public_key (`str` or `Path`, *optional*):
-            PEM file with the Ed25519 key that must have signed the record.
-
-    Returns:
-        `list[Check]`: what was checked.
-
-    Raises:
-        [`InputError`]: if there is no record, or none that fits the schema.
-    """
-    from .signing import check_signature
-
-    folder = Path(folder)
-    record = read_record(folder / RECORD)
-    content = (folder / RECORD).read_bytes()
-    without_hash = {key: value for key, value in record.items() if key != "record_sha256"}
-    own_hash = hashlib.sha256(serialize(without_hash)).hexdigest()
-    checks = [
-        Check(True, "the record fits its schema"),
-        Check(
-            own_hash == record["record_sha256"] and serialize(record) == content,
-            "the record is as it was written (its own hash)",
-        ),
-    ]
-    for name, expected in record["files"].items():
-        path = folder / name
-        if not path.is_file():
-            checks.append(Check(False, f"{name} is missing"))
-        else:
-            checks.append(Check(sha256_of(path) == expected, f"{name} has the SHA-256 of the record"))
-    if not any(name.endswith(".safetensors") for name in record["files"]):
-        checks.append(Check(False, "the record lists no weights"))
-    unknown = {path.relative_to(folder).as_posix() for pattern in EXECUTABLE for path in folder.glob(pattern)}
-    unknown -= set(record["files"])
-    if unknown:
-        checks.append(Check(False, f"weights or code that the record does not know: {listing(sorted(unknown), 5)}"))
-    checks.append(_check_report(folder, record))
-    card = folder / CARD
-    if card.is_file():
-        text = card.read_bytes().decode("utf-8", "replace")
-        checks.append(Check(card_sha256(text) == record["card_sha256"], "the card says what it was written to say"))
-    else:
-        checks.append(Check(False, f"{CARD} is missing"))
-    steps = [*record["lineage"], {"weights": record["weights"]}]
-    if len(steps) > 1:
-        linked = all(
-            one["weights"]["sha256_after"] == other["weights"]["sha256_before"]
-            for one, other in zip(steps, steps[1:], strict=False)
-        )
-        checks.append(Check(linked, f"each of the {len(steps)} requests began where the one before it ended"))
-    checks.append(check_signature(folder, content, public_key))
-    return checks
-
-
-def _check_report(folder: Path, record: dict) -> Check:
-    try:
-        numbers = measured(UnlearningReport.from_json(folder / "report.json"))
-    except (InputError, KeyError, TypeError, AttributeError):
-        return Check(False, "report.json cannot be read")
-    return Check(numbers == record["metrics"], "the report holds the numbers of the record")
-
-
-def was_forgotten(record: dict, salt: bytes, name: str) -> bool:
-    """
-    Whether an image was in the forget set.
-
-    Args:
-        record (`dict`):
-            What [`read_record`] returned.
-        salt (`bytes`):
-            What [`read_salt`] returned.
-        name (`str`):
-            A path in the data folder, a value of the id column, a row number, or `pixels:` and a SHA-256.
-    """
-    names = [name] if name.startswith("pixels:") else [f"{kind}:{name}" for kind in ("file", "id", "row")]
-    return any(salted(salt, one) in record["forgotten"]["hmac_sha256"] for one in names)
 
 
 def _refuse_constant(name: str) -> None:

@@ -1,10 +1,19 @@
 """Signing a record with an Ed25519 key, by the library `cryptography`, and checking the signature."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
-from .hub import RECORD, SIGNATURE
+from .files import RECORD, SIGNATURE
+
+
+@dataclass
+class Check:
+    """One thing that was looked at: whether it holds (`None`: nothing to say), and what it is."""
+
+    holds: bool | None
+    text: str
 
 
 def _cryptography():
@@ -78,10 +87,8 @@ def check_signature(folder: Path, content: bytes, public_key: str | Path | None)
             PEM file with the key that must have signed it.
 
     Returns:
-        [`~record.Check`].
+        [`Check`].
     """
-    from .record import Check
-
     if not (folder / SIGNATURE).is_file():
         if public_key is not None:
             return Check(False, "the record is not signed")

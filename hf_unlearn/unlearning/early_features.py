@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..data.splits import shared_tensor
+from ..data.image_dataset import shared_tensor
 
 
 @dataclass

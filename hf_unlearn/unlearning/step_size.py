@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +9,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from ..errors import CollapsedModelError
+from ..publication.search import Search
 
 
 def last_stage_and_head(model: nn.Module, pixel_values: torch.Tensor) -> set[str]:
@@ -86,54 +86,6 @@ class GradientSum(torch.optim.Optimizer):
         sums = {parameter: state["sum"] for parameter, state in self.state.items()}
         self.state.clear()
         return sums
-
-
-@dataclass
-class Search:
-    """
-    What a search found.
-
-    Args:
-        target (`float`): the accuracy on the forget set that was aimed at.
-        start (`float`): the accuracy before the step.
-        accuracy (`float`): the accuracy after it.
-        length (`float`): of the step, ‖Δθ‖ / ‖θ‖ over the weights that move.
-        kind (`str`): `"step"`, along one direction, or `"head"`, a change of the head alone.
-        evaluations (`int`): passes over the forget set that the search took.
-        reached (`bool`): whether the accuracy is at or below the target.
-    """
-
-    target: float
-    start: float
-    accuracy: float
-    length: float = 0.0
-    evaluations: int = 0
-    reached: bool = False
-    kind: str = "step"
-
-    def describe(self) -> str:
-        """In words for the log and the card."""
-        if self.reached and self.length == 0:
-            return (
-                f"No step was taken and no weight has moved: accuracy on the forget set is {100 * self.start:.1f} %, "
-                f"which is at the target already (at most {100 * self.target:.1f} %)."
-            )
-        if not self.reached:
-            return (
-                f"No step reached the target: accuracy on the forget set {100 * self.start:.1f} → "
-                f"{100 * self.accuracy:.1f} %, and not {100 * self.target:.1f} %. The forgetting is incomplete."
-            )
-        if self.kind == "head":
-            return (
-                "The last layer was changed so that the images of which the model was least sure lose their class and "
-                f"its answers to the others stay: accuracy on the forget set {100 * self.start:.1f} → "
-                f"{100 * self.accuracy:.1f} % (target: at most {100 * self.target:.1f} %)."
-            )
-        return (
-            f"The smallest step that suffices, found in {self.evaluations} trials, is {100 * self.length:.2g} % of the norm of "
-            f"the weights that move: accuracy on the forget set {100 * self.start:.1f} → "
-            f"{100 * self.accuracy:.1f} % (target: at most {100 * self.target:.1f} %)."
-        )
 
 
 def norm(tensors: Iterable[torch.Tensor]) -> float:

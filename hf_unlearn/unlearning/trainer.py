@@ -21,23 +21,25 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, 
 from transformers.utils import logging
 
 from ..data.forget_kind import kind_of_labels, kind_of_request
+from ..data.image_dataset import ImageDataset
 from ..data.labels import find_label_column, match_labels
-from ..data.splits import ImageDataset, check_dataset, source_of
+from ..data.splits import check_dataset, source_of
 from ..data.training_set import PhasedSampler, PositionsCollator, TrainingSet
 from ..errors import CollapsedModelError, InputError, SaveError, listing
-from ..methods import forget_only_methods
 from ..publication.energy import EnergyMeter
 from ..publication.facts import name_of_dataset, provenance_of, run_facts
+from ..publication.files import REQUEST
 from ..publication.hub import push_folder
 from ..publication.model_card import write_model_card
 from ..publication.plots import save_figures
-from ..publication.record import REQUEST, Provenance, reseal, write_record
+from ..publication.record import Provenance, reseal, write_record
 from ..publication.report import forget_set_report, weights_sha256
 from ..request.forget_request import ForgetRequest
 from ..terminal import say
 from .compatibility import check_image_processor, check_logits, check_model
 from .config import UnlearningConfig
 from .guard import CHANGE_LIMIT, NUM_IMAGES, Guard
+from .method_names import forget_only_methods
 from .precision import cast, in_types, rounded, stored_in_16_bits
 from .step_size import norm
 
@@ -627,6 +629,14 @@ class UnlearningTrainer(Trainer):
         return moved / self._original_norm
 
     # ---- Saving and pushing ----
+
+    def weights_as_saved(self) -> dict[str, torch.Tensor]:
+        """
+        All parameters and buffers in the types in which they are saved, put together where they are sharded over
+        processes; called on all of them.
+        """
+        model = self.model_wrapped if self.is_deepspeed_enabled else self.model
+        return in_types(self.accelerator.get_state_dict(model), self.saved_in_16_bits)
 
     def save_model(self, output_dir=None, _internal_call=False):
         super().save_model(output_dir, _internal_call)

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from conftest import make_split  # noqa: E402
 from method_cases import make_trainer  # noqa: E402
 
-from hf_unlearn.methods import METHODS
+from hf_unlearn.unlearning.method_names import METHODS
 
 
 # 7 images of one class in updates of 4: the last one is odd, and no cut divides it evenly.

@@ -6,7 +6,7 @@ import torch
 from conftest import make_model
 from launch import run_on_two_processes
 
-from hf_unlearn.methods import METHODS
+from hf_unlearn.unlearning.method_names import METHODS
 
 
 pytestmark = pytest.mark.distributed

@@ -24,14 +24,15 @@ from hf_unlearn import evaluate_unlearning
 from hf_unlearn.commands.arguments import ModelArguments, message_of
 from hf_unlearn.commands.compare import make_parser
 from hf_unlearn.commands.loading import load_model, load_splits
-from hf_unlearn.data.splits import ImageDataset
+from hf_unlearn.data.image_dataset import ImageDataset
 from hf_unlearn.errors import InputError
 from hf_unlearn.evaluation.evaluate import COMPARISONS, SPLITS, gaps, label_ids_of, unseen_split
-from hf_unlearn.evaluation.logits import collect_logits, random_model
+from hf_unlearn.evaluation.logits import collect_logits
 from hf_unlearn.metrics.membership_inference.membership_inference import attack, entropy, entropy_attack, scores
 from hf_unlearn.metrics.retrain_free_js.retrain_free_js import retrain_free_js
 from hf_unlearn.metrics.unlearning_accuracy.unlearning_accuracy import accuracy
 from hf_unlearn.metrics.zero_retrain_forgetting.zero_retrain_forgetting import zero_retrain_forgetting
+from hf_unlearn.unlearning.random_model import random_model
 from scripts.benchmarks.results import markdown
 
 

@@ -23,13 +23,15 @@ from transformers import (
 from hf_unlearn import ForgetRequest
 from hf_unlearn.commands.arguments import DataArguments, ForgetArguments, ModelArguments
 from hf_unlearn.commands.loading import load_train_and_test
+from hf_unlearn.data.image_dataset import ImageDataset, find_image_column
 from hf_unlearn.data.labels import match_labels
-from hf_unlearn.data.splits import ImageDataset, find_image_column, split_dataset
+from hf_unlearn.data.splits import split_dataset
 from hf_unlearn.errors import CollapsedModelError, InputError
 from hf_unlearn.evaluation.evaluate import make_report, unique_names
-from hf_unlearn.evaluation.logits import collect_logits_of_all, random_model
+from hf_unlearn.evaluation.logits import collect_logits_of_all
 from hf_unlearn.methods import load_method
 from hf_unlearn.publication.report import METRICS
+from hf_unlearn.unlearning.random_model import random_model
 from scripts import train_classifier
 from scripts.benchmarks.methods import vgg  # noqa: F401  (makes the model type plain_vgg known)
 

@@ -18,7 +18,8 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from hf_unlearn.methods import METHODS, load_method
+from hf_unlearn.methods import load_method
+from hf_unlearn.unlearning.method_names import METHODS
 from scripts.benchmarks.results import markdown, new_figure, save_figure
 
 

@@ -11,7 +11,8 @@ from datasets import Features, Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessorPil
 
 from hf_unlearn import JiTTrainer
-from hf_unlearn.data.splits import ImageDataset, find_image_column, load_dataset
+from hf_unlearn.data.image_dataset import ImageDataset, find_image_column
+from hf_unlearn.data.sources import load_dataset
 from hf_unlearn.unlearning.guard import Guard
 from scripts.benchmarks.networks import FASHION_MNIST, SANDAL, Options, hits, load_data, quiet_trainer
 from scripts.benchmarks.networks import load_model as load_network

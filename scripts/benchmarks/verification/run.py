@@ -32,9 +32,15 @@ from transformers import (
 from hf_unlearn import ForgetRequest, split_dataset
 from hf_unlearn.commands.demo import load_digits
 from hf_unlearn.commands.demo import train as train_digits
-from hf_unlearn.data.splits import ImageDataset
+from hf_unlearn.data.image_dataset import ImageDataset
 from hf_unlearn.evaluation.probes import MEASURED_STEPS, accuracy, head_of, head_only
-from hf_unlearn.evaluation.verification import DERIVED, MEASURES, NUM_IMAGES, draw_images, grouped, verify_unlearning
+from hf_unlearn.evaluation.verification import draw_images, verify_unlearning
+from hf_unlearn.evaluation.verification_report import (
+    DERIVED,
+    MEASURES,
+    NUM_IMAGES,
+    grouped,
+)
 from scripts.benchmarks.networks import be_quiet, quiet_trainer, read_cifar10, train
 from scripts.benchmarks.results import append_rows, markdown, new_figure, read_rows, save_figure
 

@@ -17,7 +17,7 @@ from transformers import TrainingArguments, ViTConfig, ViTForImageClassification
 
 from hf_unlearn import ForgetRequest, split_dataset
 from hf_unlearn.commands.demo import FORGOTTEN_DIGIT, load_digits
-from hf_unlearn.data.splits import ImageDataset
+from hf_unlearn.data.image_dataset import ImageDataset
 from hf_unlearn.evaluation.logits import collect_logits
 from hf_unlearn.evaluation.train_classifier import train_classifier
 from scripts.benchmarks.networks import quiet_trainer

@@ -1,0 +1,61 @@
+"""Loads a dataset from wherever it is: the hub, a folder, a file."""
+
+from pathlib import Path
+
+import datasets
+from datasets import DatasetDict
+
+from ..errors import InputError
+from .folders import check_nothing_left_out, is_image_folder, load_image_splits
+
+
+def load_dataset(
+    dataset_name: str,
+    dataset_config_name: str | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | None = None,
+) -> DatasetDict:
+    """
+    Loads a dataset from wherever it is.
+
+    Args:
+        dataset_name (`str`):
+            A dataset id on the hub, a folder written by `save_to_disk`, a folder of images (see
+            [`~folders.load_image_splits`]) or of parquet/arrow files, or one parquet or arrow file.
+        dataset_config_name (`str`, *optional*):
+            Configuration of a dataset on the hub.
+        revision (`str`, *optional*):
+            Branch, tag or commit of a dataset on the hub.
+        token (`str`, *optional*):
+            For a private or gated dataset.
+        cache_dir (`str`, *optional*):
+            Where downloads are kept.
+
+    Returns:
+        `DatasetDict`: all splits; a single unnamed one is called `train`.
+
+    Raises:
+        [`InputError`]: if there is no such dataset, or if files of a folder would be left out.
+    """
+    path = Path(dataset_name)
+    if path.suffix in (".parquet", ".arrow") and path.is_file():
+        return datasets.load_dataset(path.suffix[1:], data_files={"train": str(path)}, cache_dir=cache_dir)
+    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        dataset = datasets.load_from_disk(str(path))
+        return dataset if isinstance(dataset, DatasetDict) else DatasetDict(train=dataset)
+    if path.is_dir() and is_image_folder(path):
+        return load_image_splits("dataset_name", path)
+    try:
+        builder = datasets.load_dataset_builder(
+            dataset_name, dataset_config_name, revision=revision, token=token, cache_dir=cache_dir
+        )
+        if path.is_dir():
+            check_nothing_left_out(path, builder.config.data_files)
+        builder.download_and_prepare()
+        return builder.as_dataset()
+    except (FileNotFoundError, ValueError, datasets.exceptions.DatasetsError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = str(error).splitlines()[0]
+        raise InputError("dataset_name", f"cannot load {dataset_name!r}: {reason}") from error

@@ -1,0 +1,33 @@
+"""The names of the methods. Their classes are in `methods/`, which nothing here knows."""
+
+# Method, as `--method` takes it and its file is called, and how its classes begin: `<…>Config` and `<…>Trainer`.
+METHODS = {
+    "jit": "JiT",
+    "delete": "DELETE",
+    "mu_mis": "MUMis",
+    "boundary_shrink": "BoundaryShrink",
+    "boundary_expand": "BoundaryExpand",
+    "gradient_ascent": "GradientAscent",
+    "random_label": "RandomLabel",
+    "loss_free_ssd": "LossFreeSSD",
+    "gkt": "GKT",
+    "emmn": "EMMN",
+    "head_only": "HeadOnly",
+    "retrain": "Retrain",
+    "fine_tune": "FineTune",
+    "neg_grad_plus": "NegGradPlus",
+    "amnesiac": "Amnesiac",
+    "bad_teacher": "BadTeacher",
+    "scrub": "SCRUB",
+    "salun": "SalUn",
+    "lotus": "LoTUS",
+    "ssd": "SSD",
+    "unsir": "UNSIR",
+}
+# Those that need retained images, with labels: `needs_retain` of their Trainer.
+WITH_RETAINED_IMAGES = ("fine_tune", "neg_grad_plus", "amnesiac", "bad_teacher", "scrub", "lotus", "ssd", "unsir")
+
+
+def forget_only_methods() -> list[str]:
+    """The methods that need no retained images."""
+    return [name for name in METHODS if name not in WITH_RETAINED_IMAGES]
