@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .data.splits import split_dataset
     from .evaluation.evaluate import evaluate_unlearning
-    from .methods.jit import JiTConfig, JiTTrainer
+    from .methods.jit import JiTTrainer
+    from .methods.jit_config import JiTConfig
     from .publication.report import UnlearningReport
     from .request.forget_request import ForgetRequest
     from .unlearning.config import UnlearningConfig

@@ -100,3 +100,10 @@ def test_no_file_only_forwards():
         body = [node for node in ast.parse(path.read_text()).body if not isinstance(node, ast.Expr)]
         if name and body and path.name != "__init__.py":
             assert any(not isinstance(node, ast.Import | ast.ImportFrom) for node in body), name
+
+
+def test_files_are_read_in_one_sitting():
+    """400 lines, or a reason in the first lines of the file: `# Longer than 400 lines: ...`."""
+    for name, path in MODULES.items():
+        text = path.read_text()
+        assert len(text.splitlines()) <= 400 or "Longer than 400 lines:" in text[:1500], name

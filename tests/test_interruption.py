@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification, ViTImageProcessorPil
 
 from hf_unlearn import JiTConfig, JiTTrainer
-from hf_unlearn.unlearning.trainer import move_model
+from hf_unlearn.unlearning.publishing import move_model
 
 
 SETTINGS = {

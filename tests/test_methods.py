@@ -106,3 +106,11 @@ def test_error_of_a_destroyed_model_names_no_limit_where_there_is_none(command, 
     assert command("gradient_ascent", "--allow_collapse", "False", "--learning_rate", "1e20") == 3
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "(no limit)" in error and "inf %" not in error
+
+
+def test_names_of_methods_are_those_of_their_classes():
+    """The table of names says by hand which methods need retained images, so that nobody loads them all to know it."""
+    for name in METHODS:
+        config, trainer = load_method(name)
+        assert config.__name__ == f"{METHODS[name]}Config" and trainer.__name__ == f"{METHODS[name]}Trainer"
+        assert trainer.needs_retain == (name not in forget_only_methods()), name

@@ -8,7 +8,7 @@ from conftest import make_model
 from torch import nn
 
 from hf_unlearn import JiTConfig, JiTTrainer
-from hf_unlearn.methods.jit import PRESETS
+from hf_unlearn.methods.jit_config import PRESETS
 from hf_unlearn.unlearning.losses import KeyedNoise
 
 

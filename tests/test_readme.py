@@ -16,7 +16,7 @@ def test_python_example(saved_model, saved_dataset, tmp_path, monkeypatch):
     code = code.replace("org/model", saved_model)
     code = code.replace('load_dataset("org/data")', f"load_dataset({saved_dataset!r})")
     # An untrained network is right on no cat, which the trainer refuses.
-    code = code.replace("from datasets import load_dataset", "from hf_unlearn.data.splits import load_dataset")
+    code = code.replace("from datasets import load_dataset", "from hf_unlearn.data.sources import load_dataset")
     code = code.replace('JiTConfig("out")', 'JiTConfig("out", allow_collapse=True)')
     exec(code.replace("trainer.push_to_hub()", ""), {})
     assert "| forget set |" in (tmp_path / "out" / "README.md").read_text()

@@ -20,10 +20,10 @@ from hf_unlearn import JiTConfig, JiTTrainer
 from hf_unlearn.data import image_dataset as data
 from hf_unlearn.data.image_dataset import ImageDataset, shared_tensor
 from hf_unlearn.data.labels import match_labels
-from hf_unlearn.unlearning import trainer
+from hf_unlearn.unlearning import layout
 from hf_unlearn.unlearning.early_features import EarlyFeatures, find_cut
+from hf_unlearn.unlearning.layout import most_that_fit
 from hf_unlearn.unlearning.step_size import last_stage_and_head
-from hf_unlearn.unlearning.trainer import most_that_fit
 
 
 ARCHITECTURES = ["resnet", "vit", "convnext", "mobilenet_v2", "swin", "regnet", "bit", "efficientnet"]
@@ -386,7 +386,7 @@ def test_perturbed_images_pass_in_batches_of_bounded_size(
     settings = {"num_perturbations": 5, "per_device_train_batch_size": batch_size}
     expected, _ = update(resnet, dataset, image_processor, tmp_path, perturbation_chunk_size=1, **settings)
     monkeypatch.setattr(
-        trainer, "ACTIVATION_BYTES_CPU", 6 * 4 * trainer.largest_activation(resnet, torch.zeros(1, 3, 16, 16))
+        layout, "ACTIVATION_BYTES_CPU", 6 * 4 * layout.largest_activation(resnet, torch.zeros(1, 3, 16, 16))
     )
     gradient, seen = update(resnet, dataset, image_processor, tmp_path, **settings)
     assert seen == sizes
@@ -399,12 +399,12 @@ def test_largest_activation_is_that_of_the_widest_layer():
     layers = nn.Sequential(nn.Conv2d(3, 8, 1), nn.AvgPool2d(4), nn.Flatten(), nn.Linear(8, 100))
     model = nn.Module()
     model.layers, model.forward = layers, lambda pixel_values: layers(pixel_values)
-    assert trainer.largest_activation(model, torch.zeros(1, 3, 4, 4)) == 8 * 4 * 4
+    assert layout.largest_activation(model, torch.zeros(1, 3, 4, 4)) == 8 * 4 * 4
 
 
 def test_twice_as_many_perturbed_images_pass_at_once_in_bf16(resnet, dataset, image_processor, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        trainer, "ACTIVATION_BYTES_CPU", 4 * 4 * trainer.largest_activation(resnet, torch.zeros(1, 3, 16, 16))
+        layout, "ACTIVATION_BYTES_CPU", 4 * 4 * layout.largest_activation(resnet, torch.zeros(1, 3, 16, 16))
     )
     settings = {"num_perturbations": 4, "per_device_train_batch_size": 2}
     assert update(resnet, dataset, image_processor, tmp_path, **settings)[1] == [2, 2, 2, 2]
@@ -483,7 +483,7 @@ def test_passes_that_find_no_memory_are_halved():
 def test_passes_without_a_gradient_are_even(resnet, dataset, image_processor, tmp_path, monkeypatch):
     """Seven images, four at once: two passes of four with one image of weight zero, and not a batch of the update."""
     monkeypatch.setattr(
-        trainer, "ACTIVATION_BYTES_CPU", 4 * 4 * trainer.largest_activation(resnet, torch.zeros(1, 3, 16, 16))
+        layout, "ACTIVATION_BYTES_CPU", 4 * 4 * layout.largest_activation(resnet, torch.zeros(1, 3, 16, 16))
     )
     args = JiTConfig(str(tmp_path), step_rule="fixed", learning_rate=1e-6, per_device_train_batch_size=2, use_cpu=True)
     forget = dataset["train"].select(range(7))

@@ -18,7 +18,8 @@ from torch import nn
 from transformers import PrinterCallback
 
 from ..errors import InputError
-from ..methods.jit import JiTConfig, JiTTrainer
+from ..methods.jit import JiTTrainer
+from ..methods.jit_config import JiTConfig
 from ..unlearning.head_edit import find_head
 
 

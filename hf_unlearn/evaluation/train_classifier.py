@@ -7,7 +7,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from ..data.image_dataset import ImageDataset
 from ..data.labels import find_label_column, match_labels
-from ..unlearning.trainer import compute_accuracy
+from ..unlearning.inputs import compute_accuracy
 
 
 def train_classifier(

@@ -7,6 +7,7 @@ import torch
 from ..unlearning.config import UnlearningConfig
 from ..unlearning.guard import RETAIN_CHANGE_LIMIT
 from ..unlearning.losses import kl_divergence
+from ..unlearning.original import find_logits
 from ..unlearning.random_model import random_model
 from ..unlearning.trainer import UnlearningTrainer
 
@@ -56,7 +57,7 @@ class BadTeacherTrainer(UnlearningTrainer):
 
     def prepare(self):
         bad_teacher = random_model(self.model, self.args.seed)
-        taught = self.find_logits(bad_teacher, self.train_dataset)
+        taught = find_logits(self, bad_teacher, self.train_dataset)
         self.teacher_logits = torch.cat([taught, self.original_logits[len(taught) :]])
 
     def unlearning_loss(self, model, inputs):

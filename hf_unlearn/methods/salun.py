@@ -108,7 +108,7 @@ class SalUnTrainer(AmnesiacTrainer):
         """Puts back the weights outside the mask, which momentum of another optimizer or weight decay may have moved."""
         for name, weight in self.model.named_parameters():
             if name in self.mask:
-                weight.copy_(torch.where(self.mask[name], weight, self._original_weights[name]))
+                weight.copy_(torch.where(self.mask[name], weight, self.original.weights[name]))
 
 
 class KeepOtherWeights(TrainerCallback):

@@ -25,7 +25,18 @@ METHODS = {
     "unsir": "UNSIR",
 }
 # Those that need retained images, with labels: `needs_retain` of their Trainer.
-WITH_RETAINED_IMAGES = ("fine_tune", "neg_grad_plus", "amnesiac", "bad_teacher", "scrub", "lotus", "ssd", "unsir")
+WITH_RETAINED_IMAGES = (
+    "retrain",
+    "fine_tune",
+    "neg_grad_plus",
+    "amnesiac",
+    "bad_teacher",
+    "scrub",
+    "salun",
+    "lotus",
+    "ssd",
+    "unsir",
+)
 
 
 def forget_only_methods() -> list[str]:

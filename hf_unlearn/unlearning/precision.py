@@ -62,3 +62,13 @@ def in_float32(*models: nn.Module) -> Iterator[None]:
     finally:
         for model, dtypes in stored:
             cast(model, dtypes)
+
+
+def weights_cast_once(device_type: str) -> torch.autocast:
+    """
+    Autocast stays as it is, on or off. What passes inside cast of the weights is kept until the outermost such context
+    ends, and not cast again by each pass.
+    """
+    return torch.autocast(
+        device_type, torch.get_autocast_dtype(device_type), enabled=torch.is_autocast_enabled(device_type)
+    )

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from hf_unlearn import JiTTrainer
 from hf_unlearn.errors import CollapsedModelError, InputError
+from hf_unlearn.unlearning.original import check_collapse
 from scripts.benchmarks.networks import IMAGE_PROCESSOR, hits, labels_of, load_data, load_model, quiet_trainer
 
 
@@ -24,8 +25,8 @@ class BenchmarkTrainer(JiTTrainer):
         if self.stretch != 1:
             with torch.no_grad():
                 for name, parameter in self.model.named_parameters():
-                    if name in self._original_weights:
-                        original = self._original_weights[name]
+                    if name in self.original.weights:
+                        original = self.original.weights[name]
                         parameter.copy_(original + self.stretch * (parameter - original))
 
 
@@ -92,7 +93,7 @@ def unlearn(
             # The package's own verdict on the same weights; it puts the original ones back.
             trainer.args.allow_collapse = False
             try:
-                trainer.check_collapse()
+                check_collapse(trainer)
                 if images:
                     # Such a run may end before it begins.
                     model.load_state_dict(original)

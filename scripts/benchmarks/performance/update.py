@@ -11,9 +11,9 @@ import torch
 from matplotlib import colormaps
 from torch.nn.functional import cross_entropy
 
-from hf_unlearn.methods.jit import weights_cast_once
+from hf_unlearn.unlearning.layout import ACTIVATION_BYTES_CPU, largest_activation
 from hf_unlearn.unlearning.losses import KeyedNoise
-from hf_unlearn.unlearning.trainer import ACTIVATION_BYTES_CPU, largest_activation
+from hf_unlearn.unlearning.precision import weights_cast_once
 from scripts.benchmarks.performance.clocks import (
     COLOURS,
     alternate,
