@@ -5,7 +5,7 @@ READY := .venv/.ready
 # Several test processes on few cores: threads of one would wait for those of another.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: demo test test-distributed fuzz quality style clean
+.PHONY: demo test test-distributed test-timm fuzz quality style clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -24,6 +24,14 @@ test: $(READY) quality
 test-distributed: $(READY)
 	$(ONE_THREAD) $(BIN)/python -m pytest -m distributed tests
 
+# Models of timm, in an environment of its own: timm needs torchvision, whose wheels are built for CUDA.
+test-timm: $(READY)
+	$(PYTHON) -m venv .venv-timm
+	.venv-timm/bin/python -m pip install --quiet --constraint constraints.txt torch
+	.venv-timm/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	.venv-timm/bin/python -m pip install --quiet --no-deps timm==1.0.31 torchvision==0.28.0
+	$(ONE_THREAD) PYTHONPATH=tests/timm .venv-timm/bin/python -m pytest -p torchvision_on_cpu tests/timm
+
 # 10,000 requests, records, reports and cards that no one would write; about half an hour.
 fuzz: $(READY)
 	$(ONE_THREAD) FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest --timeout=3600 tests/test_fuzz.py
@@ -37,4 +45,4 @@ style: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv .venv-timm demo

@@ -149,7 +149,7 @@ def test_timm_without_its_library_is_named(refused, saved_model, saved_dataset, 
     config = {"architecture": "resnet18", "num_classes": 3, "pretrained_cfg": {"input_size": [3, 16, 16]}}
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "timm_wrapper"}))
     flags = ["--model_name_or_path", str(folder), "--dataset_name", saved_dataset, "--forget_class", "cat"]
-    refused("needs a library that is not installed. Install it: pip install timm", "run", *flags)
+    refused("needs a library that is not installed. Install it: pip install timm .or .hf-unlearn.timm", "run", *flags)
 
 
 def test_quantized_model_is_refused():

@@ -144,7 +144,7 @@ def test_changed_copies_are_turned_moved_and_mirrored_images(resnet, forget_set,
     copies = torch.cat([turn(x, 5), turn(x, -5), shift(x), up, x.flip(3)])
     with torch.no_grad():
         expected = resnet.resnet(pixel_values=copies).pooler_output.flatten(1).double()
-        found = features_of_changed_copies(trainer, trainer.head, torch.tensor([0, 4]))
+        found = features_of_changed_copies(trainer, trainer.heads, torch.tensor([0, 4]))
     torch.testing.assert_close(found[:, :-1], expected, rtol=1e-5, atol=1e-6)
     assert (found[:, -1] == 1).all()  # the bias
 

@@ -85,7 +85,7 @@ def some_images(num_images=12, size=16, seed=0) -> Images:
 def test_features_are_what_the_head_turns_into_logits(architecture):
     model, images = make_model(architecture), some_images(size=32 if architecture == "mobilenet_v2" else 16)
     features = probes.collect_features(model, images, batch_size=5)
-    head = probes.head_of(model, images.pixel_values[:1])
+    (head,) = probes.heads_of(model, images.pixel_values[:1])
     logits = torch.cat([logits for logits, _ in probes.forward(model, images, 5)]).detach()
     # Tolerance of float32.
     torch.testing.assert_close(
@@ -101,7 +101,7 @@ def test_model_without_a_linear_head_is_refused():
     model.classifier.append(torch.nn.Unflatten(0, (-1, 5)))
     model.classifier.append(torch.nn.ConstantPad1d((0, 1), 0.0))
     with pytest.raises(InputError, match="no linear layer at its end"):
-        probes.head_of(model, torch.randn(1, 3, 16, 16))
+        probes.heads_of(model, torch.randn(1, 3, 16, 16))
 
 
 def test_head_only_changes_the_head_and_hides_the_class(splits, image_processor):

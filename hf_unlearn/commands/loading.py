@@ -90,9 +90,9 @@ def load_model(model_args: ModelArguments):
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError("model_name_or_path", f"{name!r} is no image classifier: {reason}") from error
-    architectures = model.config.architectures or []
-    known = set(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES.values())
-    if loading["missing_keys"] or not (known & set(architectures) or model_args.trust_remote_code):
+    # Of timm models the configuration on the hub names none.
+    architectures = model.config.architectures or [type(model).__name__]
+    if loading["missing_keys"] or not (image_classifiers() & set(architectures) or model_args.trust_remote_code):
         raise InputError(
             "model_name_or_path",
             f"{name!r} is no trained image classifier (architecture {listing(architectures)}, "
@@ -114,12 +114,22 @@ def load_model(model_args: ModelArguments):
     return model, image_processor
 
 
+def image_classifiers() -> set[str]:
+    """The classes of transformers that classify images. Some architectures have several."""
+    classes = set()
+    for names in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES.values():
+        classes.update([names] if isinstance(names, str) else names)
+    return classes
+
+
 def missing_library(name: str, error: ImportError) -> str:
     """The message about a model that needs a library which is not installed."""
     text = " ".join(str(error).split())
     package = PACKAGE.search(text)
-    install = f" Install it: pip install {package[1]}." if package else f" {text[:200]}"
-    return f"{name!r} needs a library that is not installed.{install}"
+    if package is None:
+        return f"{name!r} needs a library that is not installed: {text[:200]}"
+    extra = " (or 'hf-unlearn[timm]')" if package[1] == "timm" else ""
+    return f"{name!r} needs a library that is not installed. Install it: pip install {package[1]}{extra}."
 
 
 def load_retrained(model_args: ModelArguments, id2label: dict[int, str], device) -> list:

@@ -14,6 +14,7 @@ import psutil
 import torch
 from datasets import Dataset, Image
 from PIL import Image as PILImage
+from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 from ..errors import InputError, listing
 from .labels import read_column
@@ -153,10 +154,7 @@ class ImageDataset(torch.utils.data.Dataset):
     def read(self, rows: list[int]) -> list[torch.Tensor]:
         """Decodes and transforms."""
         images = [to_rgb(image) for image in self.images[rows][self.image_column]]
-        # Without the format a processor takes an image of height 1 or 3 for one whose first axis is the channel.
-        return list(
-            self.image_processor(images, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
-        )
+        return list(prepare(self.image_processor, images)["pixel_values"])
 
     def keep(self) -> None:
         """From now on each image is read once and kept; see [`shared_tensor`] for where."""
@@ -188,6 +186,23 @@ def shared_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor | 
     return torch.frombuffer(buffer, dtype=dtype).view(shape)
 
 
+def prepare(image_processor, images: list[np.ndarray]) -> dict[str, torch.Tensor]:
+    """
+    What an image processor makes of images.
+
+    Args:
+        image_processor (`BaseImageProcessor`):
+            A model's own.
+        images (`list[np.ndarray]`):
+            RGB, 8 bits a channel, of shape `(H, W, 3)` each.
+    """
+    if isinstance(image_processor, TimmWrapperImageProcessor):
+        # It takes no word on the format of arrays, and Pillow images leave no doubt about it.
+        return image_processor([PILImage.fromarray(image) for image in images], return_tensors="pt")
+    # Without the format a processor takes an image of height 1 or 3 for one whose first axis is the channel.
+    return image_processor(images, input_data_format="channels_last", return_tensors="pt")
+
+
 def to_rgb(image: PILImage.Image) -> np.ndarray:
     """
     An image of any mode as an array of shape `(H, W, 3)`, 8 bits a channel. 16-bit images are scaled, which Pillow's
@@ -207,7 +222,7 @@ def pixel_range(image_processor) -> tuple[torch.Tensor, torch.Tensor]:
         `tuple` of two `torch.Tensor` of shape `(C, 1, 1)`.
     """
     constant = [np.full((256, 256, 3), value, dtype=np.uint8) for value in (0, 255)]
-    pixel_values = image_processor(constant, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
+    pixel_values = prepare(image_processor, constant)["pixel_values"]
     height, width = pixel_values.shape[-2:]
     black, white = pixel_values[:, :, height // 2, width // 2, None, None]
     return torch.minimum(black, white), torch.maximum(black, white)

@@ -20,7 +20,7 @@ from transformers import PrinterCallback
 from ..errors import InputError
 from ..methods.jit import JiTTrainer
 from ..methods.jit_config import JiTConfig
-from ..unlearning.head_edit import find_head
+from ..unlearning.head_edit import find_heads, head_inputs
 
 
 # Steps after which a re-learning model is measured: closely at first, where the models differ.
@@ -191,9 +191,9 @@ def endless_batches(images: Images, size: int, generator: torch.Generator) -> It
 # ---- Features ----
 
 
-def head_of(model: nn.Module, pixel_values: torch.Tensor) -> nn.Linear:
+def heads_of(model: nn.Module, pixel_values: torch.Tensor) -> list[nn.Linear]:
     """
-    The linear layer whose output are the logits.
+    The linear layers whose mean output are the logits.
 
     Raises:
         [`InputError`]: if something else comes last.
@@ -201,11 +201,11 @@ def head_of(model: nn.Module, pixel_values: torch.Tensor) -> nn.Linear:
     was_training = model.training
     # In training mode BatchNorm would take the image into its statistics.
     model.eval()
-    head = find_head(model, pixel_values)
+    heads = find_heads(model, pixel_values)
     model.train(was_training)
-    if head is None:
+    if not heads:
         raise InputError("original", f"{type(model).__name__} has no linear layer at its end, whose input is needed.")
-    return head
+    return heads
 
 
 def find_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -232,7 +232,7 @@ def collect_features(model: nn.Module, images: Images, batch_size: int) -> dict[
     """
     collected = defaultdict(list)
     layers = find_layers(model)
-    head = head_of(model, images.pixel_values[:1].to(next(model.parameters()).device))
+    heads = heads_of(model, images.pixel_values[:1].to(next(model.parameters()).device))
 
     def keep(name, values):
         # A feature map (n, C, H, W), or tokens (n, T, C).
@@ -246,9 +246,9 @@ def collect_features(model: nn.Module, images: Images, batch_size: int) -> dict[
         )
         for name, layer in layers.items()
     ]
-    hooks.append(head.register_forward_pre_hook(lambda _, inputs: keep(HEAD_INPUT, inputs[0])))
-    for _ in forward(model, images, batch_size):
-        pass
+    with head_inputs(heads) as seen:
+        for _ in forward(model, images, batch_size):
+            keep(HEAD_INPUT, seen.pop())
     for hook in hooks:
         hook.remove()
     return {name: torch.cat(values).numpy() for name, values in collected.items()}

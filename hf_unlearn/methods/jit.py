@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..unlearning.attention import attention_by_products
 from ..unlearning.early_features import EarlyFeatures, find_cut
 from ..unlearning.guard import DISTANCE_LIMIT
-from ..unlearning.head_edit import find_head
+from ..unlearning.head_edit import find_heads
 from ..unlearning.losses import KeyedNoise, jit_loss
 from ..unlearning.mode import freeze_batch_norm
 from ..unlearning.precision import weights_cast_once
@@ -61,7 +61,7 @@ class JiTTrainer(UnlearningTrainer):
             self.pixel_range = pixel_range(self.processing_class)
         if self.args.step_rule == "auto" and self.is_deepspeed_enabled:
             raise InputError("step_rule", "'auto' does not run under DeepSpeed. Use FSDP, or --step_rule fixed.")
-        self.head = self.early_features = None
+        self.heads, self.early_features = [], None
 
     def train(self, *args, **kwargs):
         if self.args.moving_weights is None:
@@ -80,9 +80,9 @@ class JiTTrainer(UnlearningTrainer):
         if self.args.forget_kind != "images":
             return "last_stage"
         # Sharded weights can be stepped along a gradient, not solved for.
-        if self.is_fsdp_enabled or find_head(self.model.eval(), self.first_image()) is None:
+        if self.is_fsdp_enabled or not find_heads(self.model.eval(), self.first_image()):
             logger.warning(
-                "The model is sharded or does not end in one linear layer: single images are forgotten by a step of the "
+                "The model is sharded or does not end in linear layers: single images are forgotten by a step of the "
                 "last stage, which costs more accuracy on the others. See docs/auto_step.md."
             )
             return "last_stage"
@@ -93,12 +93,13 @@ class JiTTrainer(UnlearningTrainer):
         pixel_values = self.first_image()
         self.model.eval()
         if self.args.moving_weights == "head":
-            self.head = find_head(self.model, pixel_values)
-            if self.head is None:
+            self.heads = find_heads(self.model, pixel_values)
+            if not self.heads:
                 raise InputError(
                     "moving_weights", "'head' needs a model that ends in a linear layer. Valid: all, last_stage."
                 )
-            names = {name for name, p in self.model.named_parameters() if any(p is q for q in self.head.parameters())}
+            own = {id(parameter) for head in self.heads for parameter in head.parameters()}
+            names = {name for name, parameter in self.model.named_parameters() if id(parameter) in own}
         else:
             names = last_stage_and_head(self.model, pixel_values)
         trainable = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
@@ -223,7 +224,7 @@ class JiTTrainer(UnlearningTrainer):
         if self.args.step_rule != "auto":
             return
         # The clean images and the perturbed ones, and a backward pass, which counts twice, unless it ends at the head.
-        self.passes += 1 + self.args.num_perturbations + (0 if self.head is not None else 2)
+        self.passes += 1 + self.args.num_perturbations + (0 if self.heads else 2)
         direction, target = self.optimizer.optimizer.direction(), self.find_target()
         if self.args.forget_kind == "class" and self.start < 0.5:
             logger.warning(
@@ -238,10 +239,10 @@ class JiTTrainer(UnlearningTrainer):
                 f"{100 * by_chance:.1f} %. Either the image processor or the labels do not fit the model, or it has "
                 "forgotten the class already. Nothing is saved; --allow_collapse goes on all the same.",
             )
-        if self.head is not None and self.args.forget_kind == "images":
+        if self.heads and self.args.forget_kind == "images":
             # Features on which the head is fitted do not move: what it changes shows in its outputs alone.
             self.distance_limit = math.inf
-            self.step = forget_by_head(self, self.head, target)
+            self.step = forget_by_head(self, self.heads, target)
         else:
             self.step = search_length(direction, self.forget_accuracy, target, self.start)
         self.log(

@@ -92,6 +92,11 @@ def is_hub_id(name: str | None) -> bool:
     return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name or "", re.ASCII) is not None
 
 
+def is_timm(architecture: str) -> bool:
+    """Whether the folder of a model is one of timm's, which transformers reads through a wrapper."""
+    return architecture.startswith("TimmWrapper")
+
+
 # ---- The card ----
 
 
@@ -137,7 +142,7 @@ class UnlearningCardData:
             base_model=base if base_is_on_hub else None,
             **({"base_model_relation": "finetune"} if base_is_on_hub else {}),
             datasets=[dataset] if is_hub_id(dataset) else None,
-            library_name="transformers",
+            library_name="timm" if is_timm(run["architecture"]) else "transformers",
             pipeline_tag="image-classification",
             tags=["unlearning", "machine-unlearning", f"{single_line(run['method']).lower()}-unlearning"],
             metrics=["accuracy"],

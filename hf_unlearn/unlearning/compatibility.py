@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..data.image_dataset import prepare
 from ..errors import InputError, listing
 from .precision import in_float32
 
@@ -49,7 +50,7 @@ def check_image_processor(argument: str, image_processor) -> torch.Tensor:
     """
     grey = np.full((64, 64, 3), 127, dtype=np.uint8)
     try:
-        prepared = image_processor([grey], input_data_format="channels_last", return_tensors="pt")
+        prepared = prepare(image_processor, [grey])
     except (TypeError, ValueError) as error:
         raise InputError(argument, f"{type(image_processor).__name__} cannot prepare an RGB image: {error}") from error
     pixel_values = prepared.get("pixel_values")

@@ -93,8 +93,9 @@ def find_cut(model: nn.Module, pixel_values: torch.Tensor) -> Cut | None:
     """
     The first module at whose input the network can be cut: no weight that moves has a part in that input, and nothing
     but that input passes from the images to the logits. Both are tried, not read off the architecture: the first by
-    whether the input requires a gradient; the second by whether the logits stay the same to the last bit when the input
-    is kept and the early modules give NaN, or what they make of an image of NaN.
+    whether the input requires a gradient; the second by whether the logits stay the same to the last bit, and the
+    gradients of the weights that move with them, when the input is kept and the early modules give NaN, or what they make
+    of an image of NaN.
 
     Args:
         model (`nn.Module`):
@@ -155,12 +156,26 @@ def outputs_for_nan(model: nn.Module, modules: list[nn.Module], pixel_values: to
     return outputs
 
 
-@torch.no_grad()
 def holds(cut: Cut, model: nn.Module, features: torch.Tensor, pixel_values: torch.Tensor) -> bool:
-    """Whether the logits come from the features alone."""
+    """
+    Whether the logits come from the features alone, and with them the gradients of the weights that move: what is NaN and
+    goes into a logit by a factor of zero shows in a gradient only.
+    """
     broken = replace(cut, pixel_values=torch.full_like(cut.pixel_values, torch.nan))
-    try:
-        return torch.equal(broken.late_logits(model, features), model(pixel_values=pixel_values).logits)
-    except (RuntimeError, IndexError, ValueError):
-        # Shapes that do not fit: something else depends on the number of images.
-        return False
+    moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with torch.enable_grad():
+        whole = model(pixel_values=pixel_values).logits
+        try:
+            late = broken.late_logits(model, features)
+        except (RuntimeError, IndexError, ValueError):
+            # Shapes that do not fit: something else depends on the number of images.
+            return False
+        if not torch.equal(late, whole):
+            return False
+        # Another factor for each logit: a sum of them is the same whatever a softmax has lost.
+        weights = torch.linspace(-1, 1, whole.numel(), device=whole.device).view_as(whole)
+        gradients = [torch.autograd.grad((out * weights).sum(), moving, allow_unused=True) for out in (whole, late)]
+    return all(
+        (one is None) == (other is None) and (one is None or torch.allclose(one, other, rtol=1e-4, atol=1e-6))
+        for one, other in zip(*gradients, strict=True)
+    )

@@ -1,6 +1,8 @@
 """The smallest change of the head that makes the model wrong about some images and leaves its other answers alone."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -21,9 +23,10 @@ FLOOR = 1e-2
 MARGIN, SHARPNESS = 0.02, 20.0
 
 
-def find_head(model: nn.Module, pixel_values: torch.Tensor) -> nn.Linear | None:
+def find_heads(model: nn.Module, pixel_values: torch.Tensor) -> list[nn.Linear]:
     """
-    The linear layer whose output are the logits; None where something else comes last.
+    The linear layers whose mean output are the logits: one in most models, two in distilled ones (DeiT and LeViT with
+    teacher, SwiftFormer). Empty where something else comes last, or where a layer sees more than one row an image.
 
     Args:
         model (`nn.Module`):
@@ -33,7 +36,7 @@ def find_head(model: nn.Module, pixel_values: torch.Tensor) -> nn.Linear | None:
     """
     called = []
     hooks = [
-        module.register_forward_hook(lambda module, inputs, output: called.append((module, output)))
+        module.register_forward_hook(lambda module, inputs, output: called.append((module, inputs[0], output)))
         for module in model.modules()
         if isinstance(module, nn.Linear)
     ]
@@ -41,9 +44,75 @@ def find_head(model: nn.Module, pixel_values: torch.Tensor) -> nn.Linear | None:
         logits = model(pixel_values=pixel_values).logits
     for hook in hooks:
         hook.remove()
-    if called and torch.equal(called[-1][1].flatten(), logits.flatten()):
-        return called[-1][0]
-    return None
+    for number in (1, 2):
+        last = called[-number:]
+        layers = [layer for layer, _, _ in last]
+        one_row = all(inputs.numel() == layer.in_features for layer, inputs, _ in last)
+        once = len(set(layers)) == number and all([layer for layer, *_ in called].count(one) == 1 for one in layers)
+        if not once or not one_row or any(output.numel() != logits.numel() for *_, output in last):
+            continue
+        mean = sum(output.flatten() for *_, output in last) / number
+        if torch.equal(mean, logits.flatten()):
+            return layers
+    return []
+
+
+def find_head(model: nn.Module, pixel_values: torch.Tensor) -> nn.Linear | None:
+    """The one linear layer whose output are the logits; `None` where there is none, or two. See [`find_heads`]."""
+    heads = find_heads(model, pixel_values)
+    return heads[0] if len(heads) == 1 else None
+
+
+@contextmanager
+def head_inputs(heads: list[nn.Linear]) -> Iterator[list[torch.Tensor]]:
+    """
+    What the heads see of each batch that passes meanwhile.
+
+    Args:
+        heads (`list[nn.Linear]`):
+            What [`find_heads`] returned.
+
+    Yields:
+        `list[torch.Tensor]`: per pass, of shape `(B, d)`; the inputs of several heads stand side by side.
+    """
+    seen, parts = [], {}
+
+    def keep(module, inputs):
+        parts[module] = inputs[0].reshape(-1, module.in_features)
+        if len(parts) == len(heads):
+            seen.append(torch.cat([parts[head] for head in heads], dim=1))
+            parts.clear()
+
+    hooks = [head.register_forward_pre_hook(keep) for head in heads]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def head_weight(heads: list[nn.Linear]) -> torch.Tensor:
+    """
+    The heads as one matrix that maps what [`head_inputs`] gives to the logits, of shape `(K, d)`, in double precision on
+    the CPU; where they have a bias, with it as the last column.
+    """
+    parts = [head.weight / len(heads) for head in heads]
+    if heads[0].bias is not None:
+        parts.append(sum(head.bias for head in heads)[:, None] / len(heads))
+    return torch.cat(parts, dim=1).double().cpu()
+
+
+@torch.no_grad()
+def put_head(heads: list[nn.Linear], weight: torch.Tensor) -> None:
+    """Puts a matrix like that of [`head_weight`] into the heads; their biases move by the same."""
+    start = 0
+    for head in heads:
+        head.weight.copy_(len(heads) * weight[:, start : start + head.in_features])
+        start += head.in_features
+    if heads[0].bias is not None:
+        moved = weight[:, -1] - sum(head.bias for head in heads) / len(heads)
+        for head in heads:
+            head.bias += moved
 
 
 def require_head(model: nn.Module, dataset, method: str) -> nn.Linear:

@@ -54,6 +54,9 @@ class PublishingTrainer(Trainer):
         """Writes the model aside first and then moves it, so that no interruption leaves what looks like a model."""
         if not self.args.should_save:
             return
+        if getattr(self.model.config, "model_args", {}) is None:
+            # A timm model: timm itself reads no configuration that says `null` here.
+            self.model.config.model_args = {}
         check_finite(state_dict if state_dict is not None else dict(self.model.named_parameters()))
         folder = Path(output_dir or self.args.output_dir)
         aside = folder / "incomplete"

@@ -6,7 +6,7 @@ from accelerate.utils import broadcast
 from torch import nn
 
 from ..publication.search import Search
-from .head_edit import NUM_HELD, Features, edit_head
+from .head_edit import NUM_HELD, Features, edit_head, head_inputs, head_weight, put_head
 from .step_size import shift, turn
 
 
@@ -21,81 +21,68 @@ SMALL_CHANGES = (
 
 
 @torch.no_grad()
-def forget_by_head(trainer, head: nn.Linear, target: float) -> Search:
+def forget_by_head(trainer, heads: list[nn.Linear], target: float) -> Search:
     """
     Puts the head that [`edit_head`] finds into the model of a trainer.
 
     Args:
         trainer ([`UnlearningTrainer`]):
             Its last update has run; its head has its original weights.
-        head (`nn.Linear`):
-            The last layer of its model.
+        heads (`list[nn.Linear]`):
+            What [`~unlearning.head_edit.find_heads`] finds in its model.
         target (`float`):
             The accuracy on the forget set to aim at, between 0 and 1.
 
     Returns:
         [`~publication.search.Search`]: what was found.
     """
-    if trainer.start <= target:
-        return Search(target, trainer.start, trainer.start, reached=True, kind="head")
+    start = trainer.start
+    if start <= target:
+        return Search(target, start, start, reached=True, kind="head")
     num_images = len(trainer.train_dataset)
     # Spread over the whole, which may be sorted by class.
     rows = torch.linspace(0, num_images - 1, min(num_images, NUM_HELD)).round().long()
-    forget, answers = head_features(trainer, head), trainer.answers.cpu()
-    parts = [head.weight] if head.bias is None else [head.weight, head.bias[:, None]]
-    weight = torch.cat(parts, dim=1).double().cpu()
+    forget, answers = head_features(trainer, heads), trainer.answers.cpu()
+    weight = head_weight(heads)
     struck_out = (forget @ weight.T).scatter(1, answers[:, None], -torch.inf)
     features = Features(
         forget=forget,
         answers=answers,
         instead=struck_out.argmax(dim=-1),
-        held=features_of_changed_copies(trainer, head, rows),
+        held=features_of_changed_copies(trainer, heads, rows),
         held_from=rows.repeat(len(SMALL_CHANGES)),
     )
     edited, _ = edit_head(weight, features, target)
     # One process decides for all.
-    edited = broadcast(edited.to(trainer.args.device, head.weight.dtype))
-    head.weight.copy_(edited[:, : head.in_features])
-    if head.bias is not None:
-        head.bias.copy_(edited[:, -1])
+    put_head(heads, broadcast(edited.to(trainer.args.device, heads[0].weight.dtype)))
     accuracy = trainer.forget_accuracy()
-    return Search(
-        target,
-        trainer.start,
-        accuracy,
-        trainer.distance_moved(),
-        evaluations=1,
-        reached=accuracy <= target,
-        kind="head",
-    )
+    reached = accuracy <= target
+    return Search(target, start, accuracy, trainer.distance_moved(), evaluations=1, reached=reached, kind="head")
 
 
-def head_features(trainer, head: nn.Linear) -> torch.Tensor:
-    """What the head sees of each forget image, of shape `(n, d)`, on the CPU; the same on all processes."""
-    seen = []
-    features = torch.zeros(len(trainer.train_dataset), head.in_features, device=trainer.args.device)
-    hook = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    for batch, _ in trainer.forget_outputs():
-        share = seen.pop() * batch["sample_weight"][:, None]
-        features.index_add_(0, batch["sample_index"], share.float())
-    hook.remove()
-    return with_bias(head, trainer.accelerator.reduce(features, reduction="sum"))
+def head_features(trainer, heads: list[nn.Linear]) -> torch.Tensor:
+    """What the heads see of each forget image, of shape `(n, d)`, on the CPU; the same on all processes."""
+    width = sum(head.in_features for head in heads)
+    features = torch.zeros(len(trainer.train_dataset), width, device=trainer.args.device)
+    with head_inputs(heads) as seen:
+        for batch, _ in trainer.forget_outputs():
+            share = seen.pop() * batch["sample_weight"][:, None]
+            features.index_add_(0, batch["sample_index"], share.float())
+    return with_bias(heads, trainer.accelerator.reduce(features, reduction="sum"))
 
 
-def features_of_changed_copies(trainer, head: nn.Linear, rows: torch.Tensor) -> torch.Tensor:
-    """What the head sees of the forget images `rows`, changed in each small way; one process is as good as many."""
-    seen = []
-    hook = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].float()))
-    for change in SMALL_CHANGES:
-        for some in rows.split(trainer.args.per_device_train_batch_size):
-            pixel_values = torch.stack([trainer.train_dataset[row]["pixel_values"] for row in some.tolist()])
-            trainer.model(pixel_values=change(pixel_values.to(trainer.args.device)))
-    hook.remove()
+def features_of_changed_copies(trainer, heads: list[nn.Linear], rows: torch.Tensor) -> torch.Tensor:
+    """What the heads see of the forget images `rows`, changed in each small way; one process is as good as many."""
+    with head_inputs(heads) as seen:
+        for change in SMALL_CHANGES:
+            for some in rows.split(trainer.args.per_device_train_batch_size):
+                pixel_values = torch.stack([trainer.train_dataset[row]["pixel_values"] for row in some.tolist()])
+                trainer.model(pixel_values=change(pixel_values.to(trainer.args.device)))
     trainer.passes += len(SMALL_CHANGES) * len(rows) / len(trainer.train_dataset)
-    return with_bias(head, torch.cat(seen))
+    return with_bias(heads, torch.cat(seen))
 
 
-def with_bias(head: nn.Linear, features: torch.Tensor) -> torch.Tensor:
-    """In double precision, on the CPU, with a last feature of 1 where the head has a bias."""
+def with_bias(heads: list[nn.Linear], features: torch.Tensor) -> torch.Tensor:
+    """In double precision, on the CPU, with a last feature of 1 where the heads have a bias."""
     features = features.double().cpu()
-    return features if head.bias is None else F.pad(features, (0, 1), value=1.0)
+    return features if heads[0].bias is None else F.pad(features, (0, 1), value=1.0)

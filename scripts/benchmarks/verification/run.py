@@ -33,7 +33,7 @@ from hf_unlearn import ForgetRequest, split_dataset
 from hf_unlearn.commands.demo import load_digits
 from hf_unlearn.commands.demo import train as train_digits
 from hf_unlearn.data.image_dataset import ImageDataset
-from hf_unlearn.evaluation.probes import MEASURED_STEPS, accuracy, head_of, head_only
+from hf_unlearn.evaluation.probes import MEASURED_STEPS, accuracy, head_only, heads_of
 from hf_unlearn.evaluation.verification import draw_images, verify_unlearning
 from hf_unlearn.evaluation.verification_report import (
     DERIVED,
@@ -179,7 +179,7 @@ def unlearn(folder: Path, image_processor, forget: Dataset):
 def mask(folder: Path, forgotten: str):
     """The original with the bias of the forgotten class lowered so far that it never wins."""
     model = AutoModelForImageClassification.from_pretrained(folder)
-    head = head_of(model, torch.zeros(1, 3, 32, 32))
+    (head,) = heads_of(model, torch.zeros(1, 3, 32, 32))
     with torch.no_grad():
         head.bias[model.config.label2id[forgotten]] -= 30
     return model
