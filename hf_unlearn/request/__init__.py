@@ -1,1 +1,1 @@
-"""What to forget: requests, their schemas, and hashes of images."""
+"""What to forget: forget requests, their JSON Schemas, and hashes of images."""

@@ -1,4 +1,4 @@
-"""What to forget and why: a [`ForgetRequest`], read from and written to YAML or JSON."""
+"""The forget request: which images a model must forget, who asked and why. Reads and writes it as YAML or JSON."""
 
 import hashlib
 import hmac
@@ -21,50 +21,54 @@ WAYS = ("classes", "column", "indices", "ids", "files", "image_sha256", "fractio
 @dataclass
 class ForgetRequest:
     """
-    Names the images that a model is to forget, in exactly one of eight ways, and keeps who asked and why. The schema
-    is `schemas/forget_request.json`.
+    Names the images that a model must forget, in exactly one of eight ways, and records who asked for it and why. Its
+    JSON Schema is `schemas/forget_request.json`.
 
     Args:
         classes (`list[str | int]`, *optional*):
             Whole classes, by the dataset's class name or label id.
         column (`str`, *optional*):
-            A column to compare with `values`, for example a second label such as `fine_label` (a sub-class).
-        values (`list`, *optional*):
-            The values of `column` to forget. For a `ClassLabel` column, names or ids.
+            The column that is compared with `values`, for example a second label such as `fine_label` (to forget a
+            sub-class).
+        values (`list[str | int | float | bool]`, *optional*):
+            The values of `column` whose images are forgotten. For a `ClassLabel` column, names or ids.
         indices (`list[int]`, *optional*):
-            Row numbers in the training split.
+            Row numbers in the training split, from 0.
         ids (`list[str]`, *optional*):
-            Values of `id_column`, or file names of the images when no column is named.
+            Values of `id_column` or, without `id_column`, file names of the images.
         id_column (`str`, *optional*):
-            The column that holds `ids`.
+            The column that holds the `ids`.
         files (`list[str]`, *optional*):
-            Paths of the images relative to the data folder, with forward slashes. They are compared with the paths that
-            the dataset lists, and open nothing.
+            Paths of the images relative to the data folder, with forward slashes. They are compared with the paths
+            that the dataset lists; no file is opened.
         image_sha256 (`list[str]`, *optional*):
-            SHA-256 of the images' pixels, see [`~image_hash.pixel_sha256`].
+            SHA-256 of the pixels of each image, see [`~request.image_hash.pixel_sha256`].
         image_phash (`list[str]`, *optional*):
-            Perceptual hashes of the same images. They choose nothing: `hf-unlearn request check` lists near copies.
+            Perceptual hashes of the same images, see [`~request.image_hash.perceptual_hash`]. They do not decide what
+            is forgotten: `hf-unlearn request check --near_copies` uses them to list similar images.
         fraction (`float`, *optional*):
-            A random share of the training split, between 0 and 1.
+            A random share of the training split, between 0 and 1, both excluded.
         count (`int`, *optional*):
             A random number of rows of the training split.
         seed (`int`, *optional*, defaults to 0):
-            Seed of the random choice.
+            Seed of the random choice by `fraction` or `count`.
         reason (`str`, *optional*):
-            Why, in the words of whoever asks. Kept locally, never published.
+            Why the images must be forgotten. Stays on this machine.
         id (`str`, *optional*):
-            Name of the request: letters, digits, `_` and `-`. Published, so nothing in it may tell who asked.
+            Name of the request: letters, digits, `_` and `-`. It is published, so it must not tell who asked.
         date (`str`, *optional*):
-            Day of the request, `YYYY-MM-DD`. Published.
+            Date of the request, `YYYY-MM-DD`. It is published.
         requester (`str`, *optional*):
-            Reference to whoever asks, such as a case number. Kept locally, never published.
+            A reference to the person or company that asks, such as a case number. Stays on this machine.
         model, model_revision (`str`, *optional*):
-            The model that is to forget: hub id or folder, and branch, tag or commit. A run on another one is refused.
+            The model that must forget: hub id or folder, and branch, tag or commit. A run on another model is an
+            error.
         dataset, dataset_revision (`str`, *optional*):
-            The dataset that it was trained on, likewise.
+            The dataset that the model was trained on: hub id or folder, and branch, tag or commit. A run on another
+            dataset is an error.
 
     Raises:
-        [`InputError`]: if none or more than one way is used, or a value is out of its range.
+        [`InputError`]: if no way or more than one way is used, or if a value is not valid.
     """
 
     classes: list[str | int] | None = None
@@ -115,7 +119,7 @@ class ForgetRequest:
         given = {key: value for key, value in asdict(self).items() if value is not None}
         check_schema(given | {"seed": self.seed}, "forget_request")
         if self.kind != "random":
-            # There is nothing to draw; two requests that differ in it are the same.
+            # Without a random choice the seed has no effect. It must not make two equal requests differ.
             self.seed = 0
         try:
             self.canonical()
@@ -128,14 +132,17 @@ class ForgetRequest:
 
     @property
     def kind(self) -> str:
-        """`"classes"`, `"column"`, `"indices"`, `"ids"`, `"files"`, `"image_sha256"` or `"random"`."""
+        """
+        `str`: `"classes"`, `"column"`, `"indices"`, `"ids"`, `"files"`, `"image_sha256"`, or `"random"` for a fraction
+        or a count.
+        """
         for way in ("classes", "column", "indices", "ids", "files", "image_sha256"):
             if getattr(self, way) is not None:
                 return way
         return "random"
 
     def describe(self) -> str:
-        """What is forgotten, in words that name no single record: fit to be published."""
+        """Describes what is forgotten in words that can be published: they name no single image."""
         if self.kind == "classes":
             return f"every image of the class{'es' if len(self.classes) > 1 else ''} {listing(self.classes)}"
         if self.kind == "column":
@@ -145,14 +152,23 @@ class ForgetRequest:
         return "a list of training images"
 
     def choose_random(self, num_rows: int) -> list[int]:
-        """Row numbers of a random request over `num_rows` rows, sorted; the same for the same seed everywhere."""
+        """
+        Draws the row numbers of a random request. The same seed gives the same rows on every machine.
+
+        Args:
+            num_rows (`int`):
+                Number of rows of the training split.
+
+        Returns:
+            `list[int]`: row numbers, sorted.
+        """
         count = self.count if self.count is not None else max(1, round(self.fraction * num_rows))
         if count > num_rows:
             raise InputError("count", f"{count} is more than the {num_rows} rows of the training split.")
         return sorted(random.Random(self.seed).sample(range(num_rows), count))
 
     def to_dict(self) -> dict:
-        """The fields that were given."""
+        """Returns the fields that were given, as a dictionary."""
         given = {key: value for key, value in asdict(self).items() if value is not None}
         if self.kind != "random":
             del given["seed"]
@@ -160,7 +176,7 @@ class ForgetRequest:
 
     @classmethod
     def from_dict(cls, values: dict) -> "ForgetRequest":
-        """A request from a dictionary; an unknown key is an error."""
+        """Makes a request from a dictionary. An unknown key is an error."""
         known = [field.name for field in fields(cls)]
         if not isinstance(values, dict):
             raise InputError("forget_request", f"expected keys and values, got {type(values).__name__}.")
@@ -171,25 +187,31 @@ class ForgetRequest:
 
     def hmac(self, salt: bytes) -> str:
         """
-        HMAC-SHA-256 of the request, keys sorted. A plain hash would let anyone try out what the request may say.
+        HMAC-SHA-256 of the request. A plain hash would not hide the request: anyone could hash possible requests and
+        compare.
 
         Args:
             salt (`bytes`):
-                The salt of the record.
+                The secret salt of the deletion record.
+
+        Returns:
+            `str`: 64 hexadecimal digits.
         """
         return hmac.new(salt, self.canonical(), hashlib.sha256).hexdigest()
 
     def canonical(self) -> bytes:
-        """The request as JSON with sorted keys and no spaces: the same bytes however the file was laid out."""
+        """
+        The request as JSON with sorted keys and without spaces. Two files with the same content give the same bytes.
+        """
         return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
     @classmethod
     def from_file(cls, path: str | Path) -> "ForgetRequest":
         """
-        A request from a YAML or JSON file.
+        Reads a request from a YAML or JSON file.
 
         Raises:
-            [`InputError`]: if there is no such file or it holds no request.
+            [`InputError`]: if the file does not exist or holds no valid request.
         """
         path = Path(path)
         if not path.is_file():
@@ -206,7 +228,7 @@ class ForgetRequest:
         return cls.from_dict(values)
 
     def to_file(self, path: str | Path) -> None:
-        """Writes the request as JSON if `path` ends in `.json`, else as YAML."""
+        """Writes the request to a file, as JSON if `path` ends in `.json`, else as YAML."""
         path = Path(path)
         if path.suffix == ".json":
             text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
@@ -217,8 +239,10 @@ class ForgetRequest:
 
 def check_relative(path: str) -> None:
     """
+    Checks that the path of an image points inside the data folder.
+
     Raises:
-        [`InputError`]: if the path of an image could leave the data folder.
+        [`InputError`]: if the path could point outside the data folder, or is not written with forward slashes.
     """
     parts = path.split("/")
     if "\\" in path or ":" in parts[0] or any(part in ("", ".", "..", "~") for part in parts):
@@ -228,12 +252,17 @@ def check_relative(path: str) -> None:
 
 
 def refuse_constant(name: str) -> None:
-    """Raises `ValueError` for what JSON has no word for: NaN and Infinity."""
+    """Raises `ValueError` for NaN and Infinity, which Python's `json` accepts although JSON does not have them."""
     raise ValueError(f"{name} is no number")
 
 
 def without_duplicates(pairs: list[tuple]) -> dict:
-    """A dictionary from pairs, none of whose keys may come twice: which of the two would be meant?"""
+    """
+    Makes a dictionary from pairs of key and value.
+
+    Raises:
+        `ValueError`: if a key is not a string, or comes twice: it would not be clear which of the two values is meant.
+    """
     if not all(isinstance(key, str) for key, _ in pairs):
         raise ValueError("every key must be a word")
     twice = [key for key, times in Counter(key for key, _ in pairs).items() if times > 1]
@@ -242,8 +271,9 @@ def without_duplicates(pairs: list[tuple]) -> dict:
     return dict(pairs)
 
 
-# What PyYAML takes for more than a string, as in the JSON schema of YAML 1.2. Its own YAML 1.1 makes a false of the
-# class `no`, 83 of the file `0123`, and a date of a date.
+# The plain values that are read as null, bool, int or float; all others are strings. This is the JSON schema of YAML
+# 1.2. PyYAML's own rules (YAML 1.1) read the class name `no` as false, the file name `0123` as the number 83, and a
+# date as a `datetime.date`.
 SCALARS = {
     "null": r"^(?:~|null|)$",
     "bool": r"^(?:true|false)$",
@@ -253,7 +283,9 @@ SCALARS = {
 
 
 class RequestLoader(yaml.SafeLoader):
-    """Reads the plain part of YAML: no aliases, which can make a short file endless, no tags, no key twice."""
+    """
+    Reads a safe part of YAML. Aliases (a short file could expand without end), tags and duplicate keys are errors.
+    """
 
     yaml_implicit_resolvers = {}
 
@@ -273,7 +305,7 @@ class RequestLoader(yaml.SafeLoader):
 
 
 class RequestDumper(yaml.SafeDumper):
-    """Quotes what [`RequestLoader`] or any other reader of YAML would not take for a string."""
+    """Writes YAML. Quotes a string that [`RequestLoader`] or another YAML reader would read as something else."""
 
 
 for tag, pattern in SCALARS.items():

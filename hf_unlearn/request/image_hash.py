@@ -1,4 +1,4 @@
-"""Fingerprints of images: an exact one, and one that near copies share."""
+"""Hashes of images: one for exactly equal pixels, and one that is similar for similar images."""
 
 import hashlib
 
@@ -8,19 +8,19 @@ from PIL import Image as PILImage
 from ..errors import InputError
 
 
-# Bits, of 64, in which the perceptual hashes of near copies may differ. Below it lay all JPEG copies of quality 50 and
-# all copies scaled to half size that were tried; see docs/requests_and_records.md.
+# Two images count as near copies if their perceptual hashes differ in at most this many of 64 bits. In our measurement
+# no JPEG copy of quality 50 and no copy of half size differed in more than 4 bits, see docs/requests_and_records.md.
 NEAR = 8
 
 
 def pixel_sha256(pixels: np.ndarray) -> str:
     """
-    SHA-256 of an image as the model sees it: width, height and decoded pixels. Copies in another lossless format, or
-    with other metadata, have the same one.
+    SHA-256 of the width, the height and the decoded pixels of an image. Copies in another lossless format, or with
+    other metadata, have the same hash.
 
     Args:
-        pixels (`np.ndarray`):
-            What [`~data.to_rgb`] returns: uint8 of shape `(H, W, 3)`.
+        pixels (`np.ndarray` of shape `(H, W, 3)`):
+            8-bit RGB values, as [`~data.image_dataset.to_rgb`] returns them.
 
     Returns:
         `str`: 64 hexadecimal digits.
@@ -31,11 +31,13 @@ def pixel_sha256(pixels: np.ndarray) -> str:
 
 def perceptual_hash(pixels: np.ndarray) -> str:
     """
-    Perceptual hash (pHash, the signs of the 8×8 lowest frequencies of the image in grey at 32×32 pixels).
+    Perceptual hash (pHash) of an image: the image in grey at 32×32 pixels is transformed by a discrete cosine
+    transform, and each of the 8×8 lowest frequencies gives one bit, 1 if it is above their median. The library
+    `imagehash` computes it.
 
     Args:
-        pixels (`np.ndarray`):
-            uint8 of shape `(H, W, 3)`.
+        pixels (`np.ndarray` of shape `(H, W, 3)`):
+            8-bit RGB values.
 
     Returns:
         `str`: 16 hexadecimal digits.
@@ -53,5 +55,14 @@ def perceptual_hash(pixels: np.ndarray) -> str:
 
 
 def differing_bits(one: str, other: str) -> int:
-    """In how many of their 64 bits two perceptual hashes differ."""
+    """
+    Number of bits in which two perceptual hashes differ.
+
+    Args:
+        one, other (`str`):
+            What [`perceptual_hash`] returns.
+
+    Returns:
+        `int`: between 0 (equal) and 64.
+    """
     return (int(one, 16) ^ int(other, 16)).bit_count()

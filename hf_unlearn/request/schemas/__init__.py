@@ -1,4 +1,4 @@
-"""The published JSON Schemas (draft 2020-12) and the check against them."""
+"""The published JSON Schemas (draft 2020-12) of requests and records, and the check of values against them."""
 
 import json
 from functools import cache
@@ -10,25 +10,30 @@ from ...errors import InputError
 @cache
 def read_schema(name: str) -> dict:
     """
-    A published schema.
+    Reads a schema from its file.
 
     Args:
         name (`str`):
             `"forget_request"` or `"unlearning_record"`.
+
+    Returns:
+        `dict`: the schema.
     """
     return json.loads((Path(__file__).parent / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def check_schema(values, name: str) -> None:
     """
+    Checks values against a schema.
+
     Args:
-        values:
-            What was read from JSON or YAML.
+        values (`dict`):
+            The content of a request or a record, as read from YAML or JSON.
         name (`str`):
             `"forget_request"` or `"unlearning_record"`.
 
     Raises:
-        [`InputError`]: if the values do not fit the schema; its argument is the key at fault.
+        [`InputError`]: if the values do not fit the schema. Its `argument` is the wrong key.
     """
     from jsonschema import Draft202012Validator, FormatChecker
     from jsonschema.exceptions import best_match
