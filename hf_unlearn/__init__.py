@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Loaded on first use: transformers and torch take seconds to import, and `hf-unlearn --help` needs neither.
+# A public name is imported when it is first used. Importing transformers and torch takes seconds, and
+# `hf-unlearn --help` needs neither.
 _MODULE_OF = {
     "ForgetRequest": "request.forget_request",
     "JiTConfig": "methods.jit",

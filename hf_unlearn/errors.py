@@ -1,15 +1,15 @@
-"""The errors that a user can cause or must know of. Everything else is a bug and keeps its traceback."""
+"""The errors that a user can cause or has to handle. Every other error is a bug and shows its traceback."""
 
 
 class InputError(ValueError):
     """
-    Something the user gave cannot be used: the message says what, its value and the valid choices.
+    An input that cannot be used. The message says which argument is wrong, its value and the valid choices.
 
     Args:
         argument (`str`):
-            Name of the argument at fault, as in Python (`"sigma"`). The command line shows it as a flag (`--sigma`).
+            Name of the wrong argument as in Python (`"sigma"`). The command line shows it as a flag (`--sigma`).
         message (`str`):
-            What is wrong with it, in one line.
+            What is wrong with the argument, in one line.
     """
 
     def __init__(self, argument: str, message: str):
@@ -19,19 +19,36 @@ class InputError(ValueError):
 
 
 class CollapsedModelError(RuntimeError):
-    """The unlearned model is not fit to be saved: its weights are not finite or it lost what it should keep."""
+    """
+    The unlearned model is destroyed and must not be saved: its weights are not finite or moved too far, or its outputs
+    on other images changed too much.
+    """
 
 
 class SaveError(RuntimeError):
-    """The model could not be written, for example because the disk is full. Nothing half-written looks finished."""
+    """
+    A file could not be written, for example because the disk is full. A model that was written only in part has no
+    `config.json`, so it cannot be mistaken for a complete one.
+    """
 
 
 class HubPushError(RuntimeError):
-    """The hub could not be reached or refused the push. Everything to be pushed is on disk."""
+    """The hub could not be reached or refused the push. All files to push are on the disk."""
 
 
 def listing(values, limit: int = 12) -> str:
-    """The valid choices for an error message: sorted as given, cut after `limit`."""
+    """
+    Joins values with commas, for error messages and printed lines.
+
+    Args:
+        values (`Iterable`):
+            The values, in the order in which they are shown.
+        limit (`int`, *optional*, defaults to 12):
+            How many values are shown at most. If there are more, the text ends with their total number.
+
+    Returns:
+        `str`: the list, or `"none"` if there are no values.
+    """
     values = [str(value) for value in values]
     if len(values) > limit:
         return ", ".join(values[:limit]) + f", … ({len(values)} in all)"

@@ -1,25 +1,26 @@
-"""What a person sees: lines, and text and tables in which no word and no number is cut, however narrow the terminal is."""
+"""Prints lines, texts and tables to the terminal. No word and no number is cut, however narrow the terminal is."""
 
 import textwrap
 
 
-# Spaces between two columns.
+# Spaces between two columns of a table.
 GAP = 2
-# With less room for the names than this, rows get tall and thin: the columns go on in a further table instead.
+# Smallest width of the first column, in characters. If less is left for it, the columns of values are split over
+# several tables.
 LEAST_ROOM = 20
-# With less room for the names than this, their explanations are left out.
+# Smallest width of the first column, in characters, at which the explanations are shown.
 EXPLAINED_ROOM = 50
 
 
 def say(message: str) -> None:
-    """Prints on the first process only."""
+    """Prints a line, once per machine when several processes run."""
     from accelerate import PartialState
 
     PartialState().print(message)
 
 
 def print_text(text: str) -> None:
-    """Prints a text with its line breaks between words."""
+    """Prints a text and breaks its lines between words."""
     from rich.console import Console
 
     Console().print(text, highlight=False, markup=False)
@@ -29,16 +30,17 @@ def print_table(
     columns: list[str], sections: list[tuple[str, list[tuple[str, str, dict[str, str]]]]], spare: list[str] = ()
 ) -> None:
     """
-    Prints a table. Where it is wider than the terminal, names go on in the next line and columns in a table below.
+    Prints a table. If it is wider than the terminal, long names continue on the next line, and the columns that do not
+    fit go into a second table below.
 
     Args:
         columns (`list[str]`):
-            The columns of the values.
+            Names of the columns of values.
         sections (`list[tuple[str, list]]`):
-            Heading and rows of each part. A row is a name, an explanation and a value by column; without values it is
-            a heading for the rows below.
-        spare (`list[str]`, *optional*):
-            Columns to leave out where there is no room for all.
+            Heading and rows of each section. A row is a tuple of its name, an explanation (`""` for none) and a
+            dictionary from column to value. A row without values is a heading of the rows below it.
+        spare (`list[str]`, *optional*, defaults to `()`):
+            Columns that are left out if not all columns fit.
     """
     from rich import box
     from rich.console import Console
@@ -50,7 +52,8 @@ def print_table(
     widths = {column: max(len(column), *(len(values.get(column, "")) for *_, values in rows)) for column in columns}
     least = min(LEAST_ROOM, max(len(name) for name, *_ in rows))
     console = Console()
-    # rich cuts what does not fit; a terminal shows the rest of a line in the next one.
+    # rich cuts what is wider than its console. The console is therefore made wide enough for one column: the terminal
+    # breaks longer lines by itself.
     console.width = max(console.width, least + GAP + max(widths.values()))
 
     def room(shown: list[str]) -> int:
@@ -82,7 +85,10 @@ def print_table(
 
 
 def broken(name: str, room: int) -> str:
-    """A name in lines that fit: its bracket begins a new line, and what stands before it is broken evenly."""
+    """
+    Breaks a name into lines of at most `room` characters. A part in brackets begins a new line, and the part before it
+    is broken into lines of similar length.
+    """
     if len(name) <= room:
         return name
     name, bracket, rest = name.partition(" (")
@@ -93,5 +99,8 @@ def broken(name: str, room: int) -> str:
 
 
 def wrapped(text: str, width: int) -> str:
-    """A text broken between words alone, all lines but the first set in by two."""
+    """
+    Breaks a text into lines of at most `width` characters, between words only. All lines but the first are indented by
+    two spaces.
+    """
     return textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
