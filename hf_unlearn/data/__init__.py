@@ -1,1 +1,1 @@
-"""From folders, files and the hub to the images of each split."""
+"""The data: loads images from the hub, folders and files, finds their labels, and splits them by a request."""

@@ -1,4 +1,6 @@
-"""Folders of images: every image file below a folder counts, whatever it and the folders around it are called."""
+"""
+Loads folders of images. Every image file below a folder counts, whatever the names of the file and of its subfolders.
+"""
 
 import os
 from collections import Counter
@@ -15,7 +17,8 @@ from ..errors import InputError, listing
 from ..terminal import say
 
 
-# Folders with these names, whatever their case, and nothing else beside them are splits.
+# Folder names that mean a split, in lower case. They count as splits only if every image lies in a folder with such a
+# name.
 SPLIT_OF = {
     "train": "train", "training": "train",
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
@@ -23,7 +26,7 @@ SPLIT_OF = {
 }  # fmt: skip
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 TABLES = (".parquet", ".arrow", ".csv", ".json", ".jsonl")
-# A file of further columns, one row per image, as `datasets` reads it beside images.
+# Files of further columns, one row per image: the same file names that `datasets` reads in an image folder.
 METADATA = {
     "metadata.csv": pd.read_csv,
     "metadata.jsonl": lambda path: pd.read_json(path, lines=True),
@@ -33,21 +36,23 @@ METADATA = {
 
 def load_image_folder(argument: str, folder: str | Path) -> Dataset:
     """
-    All images below a folder, each once, in the order of their paths.
+    Loads all images below a folder, in the order of their paths.
 
     Args:
         argument (`str`):
-            The argument that names the folder, for errors.
+            The argument that names the folder, for error messages.
         folder (`str` or `Path`):
-            The folder. Subfolders, links and hidden files count; archives are refused. A `metadata.csv`, `.jsonl` or
-            `.parquet` with a column `file_name` gives further columns and must list every image.
+            The folder. Images in subfolders, behind links and in hidden files are found too; archives are an error. A
+            `metadata.csv`, `metadata.jsonl` or `metadata.parquet` with a column `file_name` gives further columns and
+            must list every image.
 
     Returns:
-        `Dataset` with the column `image` and, if every image lies in a subfolder and there is no metadata, `label`: the
-        name of that subfolder, at any depth the one nearest to `folder` that does not hold all images.
+        `Dataset`: the column `image` and the columns of the metadata. Without metadata, and if every image lies in a
+        subfolder, also the column `label`: the name of the subfolder. Outer folders that contain all images are
+        skipped.
 
     Raises:
-        [`InputError`]: if there is no such folder, no image in it, or if an image would be left out.
+        [`InputError`]: if the folder does not exist or has no images, or if an image would be left out.
     """
     images, paths = read_folder(argument, Path(folder))
     return with_labels(images, paths, folder)
@@ -55,8 +60,9 @@ def load_image_folder(argument: str, folder: str | Path) -> Dataset:
 
 def load_image_splits(argument: str, folder: str | Path) -> DatasetDict:
     """
-    As [`load_image_folder`], by split: subfolders named as splits, if there are no images beside them, else all images
-    as `train`. The splits share their class names.
+    Loads all images below a folder by split. If every image lies in a subfolder whose name means a split (`train`,
+    `val`, `test`, …), these subfolders are the splits; otherwise all images are the split `train`. All splits have the
+    same class names. For the arguments and the columns see [`load_image_folder`].
     """
     images, paths = read_folder(argument, Path(folder))
     first = Counter(path.split("/")[0] if "/" in path else "" for path in paths)
@@ -79,8 +85,8 @@ def load_image_splits(argument: str, folder: str | Path) -> DatasetDict:
 
 def is_image_folder(folder: Path) -> bool:
     """
-    Whether a folder is a folder of images, in contrast to one of tables or archives, which `datasets` reads, or one
-    whose `README.md` says which file belongs to which split.
+    Whether a folder is loaded as a folder of images. `datasets` loads the others: folders of tables or archives, and
+    folders whose `README.md` assigns files to splits.
     """
     if declares_splits(folder):
         return False
@@ -91,14 +97,15 @@ def is_image_folder(folder: Path) -> bool:
 
 
 def declares_splits(folder: Path) -> bool:
-    """Whether the `README.md` of a dataset says which file belongs to which split."""
+    """Whether the `README.md` of a dataset assigns its files to splits (`configs` in its front matter)."""
     card = folder / "README.md"
     return card.is_file() and bool((metadata_load(card) or {}).get("configs"))
 
 
 def check_nothing_left_out(folder: Path, data_files: dict[str, list[str]]) -> None:
     """
-    `datasets` guesses splits from the names of files, and leaves out those that fit no guess.
+    Checks that `datasets` reads all files of a folder. `datasets` guesses the split of a file from its name, and
+    ignores a file whose name fits no guess.
 
     Args:
         folder (`Path`):
@@ -107,7 +114,7 @@ def check_nothing_left_out(folder: Path, data_files: dict[str, list[str]]) -> No
             By split, the files that `datasets` is going to read.
 
     Raises:
-        [`InputError`]: if the folder has more files of these kinds.
+        [`InputError`]: if the folder has more files of the same types.
     """
     if declares_splits(folder):
         return
@@ -124,7 +131,12 @@ def check_nothing_left_out(folder: Path, data_files: dict[str, list[str]]) -> No
 
 
 def read_folder(argument: str, folder: Path) -> tuple[Dataset, list[str]]:
-    """The images below a folder with the columns of their metadata, and their paths relative to it."""
+    """
+    Reads the images below a folder, with the columns of their metadata.
+
+    Returns:
+        `tuple[Dataset, list[str]]`: the images, and their paths relative to the folder.
+    """
     files = image_files(argument, folder)
     metadata = [file for file in walk(argument, folder) if file.name in METADATA]
     if metadata:
@@ -136,11 +148,15 @@ def read_folder(argument: str, folder: Path) -> tuple[Dataset, list[str]]:
 
 def image_files(argument: str, folder: Path) -> list[Path]:
     """
-    Absolute paths of all image files below a folder, sorted: those with the ending of an image format, and what Pillow
-    takes for an image among the others, which may have any name.
+    Finds the image files below a folder. A file counts if its name has the ending of an image format, or if Pillow can
+    open it.
+
+    Returns:
+        `list[Path]`: absolute paths, sorted.
 
     Raises:
-        [`InputError`]: if there is none, or if archives may hold further ones.
+        [`InputError`]: if there are no images, if there are archives (they could hold further images), or if a file
+            name is not UTF-8.
     """
     files = walk(argument, folder)
     archives = [file.name for file in files if file.suffix.lower() in ARCHIVES]
@@ -158,7 +174,7 @@ def image_files(argument: str, folder: Path) -> list[Path]:
 
 
 def walk(argument: str, folder: Path) -> list[Path]:
-    """Absolute paths of all files below a folder, sorted. Links are followed, each folder is entered once."""
+    """Absolute paths of all files below a folder, sorted. Links are followed, and each folder is entered only once."""
     if not folder.is_dir():
         raise InputError(argument, f"there is no folder {str(folder)!r}.")
 
@@ -176,7 +192,10 @@ def walk(argument: str, folder: Path) -> list[Path]:
 
 
 def is_image(file: Path) -> bool:
-    """By the ending or, of a hidden file and one with another ending, by what is in it."""
+    """
+    Whether a file is an image: by the ending of its name. Hidden files and files with another ending are opened with
+    Pillow instead.
+    """
     if file.suffix.lower() in IMAGE_EXTENSIONS and not file.name.startswith("."):
         return True
     try:
@@ -190,18 +209,21 @@ def is_image(file: Path) -> bool:
 
 def read_metadata(argument: str, folder: Path, metadata: list[Path], files: list[Path]) -> tuple[Dataset, list[Path]]:
     """
-    One row for each image that the metadata files list, with their columns and the column `image` in place of
-    `file_name`.
+    Reads the metadata files of a folder.
+
+    Returns:
+        `tuple[Dataset, list[Path]]`: one row per image with the columns of the metadata, in which `image` replaces
+        `file_name`, and the paths of the images in the same order.
 
     Raises:
-        [`InputError`]: if the images listed are not those that are there.
+        [`InputError`]: if the images that the metadata lists are not exactly the images of the folder.
     """
     tables = []
     for path in metadata:
         table = METADATA[path.name](path)
         if "file_name" not in table:
             raise InputError(argument, f"{str(path)!r} has no column 'file_name', only {listing(table)}.")
-        # In the order of the column, in its place.
+        # Renamed below: `image` takes the place of `file_name` among the columns.
         table["file_name"] = [os.path.normpath(path.parent / str(name)) for name in table["file_name"]]
         tables.append(table.rename(columns={"file_name": "image"}))
     table = pd.concat(tables, ignore_index=True)
@@ -219,20 +241,20 @@ def read_metadata(argument: str, folder: Path, metadata: list[Path], files: list
 
 def with_labels(images: Dataset, paths: list[str], folder: str | Path) -> Dataset:
     """
-    Adds the column `label`, the subfolder of each image.
+    Adds the column `label`, the name of the subfolder of each image, if every image lies in a subfolder.
 
     Args:
         images (`Dataset`):
-            With further columns than `image`, which come from metadata, it stays as it is.
+            The images. A dataset with more columns than `image` has metadata and is returned unchanged.
         paths (`list[str]`):
-            Of the images, relative to the folder of the classes.
+            Paths of the images, relative to the folder that holds the class folders.
         folder (`str` or `Path`):
-            What the user called it.
+            The folder as the user wrote it, for messages.
     """
     if len(images.column_names) > 1:
         return images
     parts = [path.split("/") for path in paths]
-    # Folders around all images are no classes.
+    # A folder that contains all images is not a class.
     while len({part[0] for part in parts}) == 1 and all(len(part) > 2 for part in parts):
         parts = [part[1:] for part in parts]
     outside = [part[0] for part in parts if len(part) == 1]

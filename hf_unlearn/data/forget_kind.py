@@ -1,4 +1,4 @@
-"""What a forget set is: a whole class, a part of one, or single images."""
+"""Finds out what a forget set is: a whole class, a part of a class (sub-class), or single images."""
 
 from datasets import Dataset
 
@@ -13,15 +13,16 @@ def kind_of_request(
     request: ForgetRequest | None, label_column: str | None, source: ForgetSource | None = None
 ) -> str:
     """
-    What a request asks for.
+    What kind of forget set a request asks for.
 
     Args:
         request ([`ForgetRequest`], *optional*):
-            Without one, a folder of images was given.
+            The request, or `None` if the forget set is a folder of images.
         label_column (`str`, *optional*):
             The column that holds the model's classes.
-        source ([`~data.ForgetSource`], *optional*):
-            Where the classes of the request were found: in another column they are parts of the model's classes.
+        source ([`~data.splits.ForgetSource`], *optional*):
+            Where the classes of the request were found. If that is another column than `label_column`, they are
+            sub-classes of the model's classes.
 
     Returns:
         `str`: `"class"`, `"subclass"` or `"images"`.
@@ -36,21 +37,21 @@ def kind_of_request(
 
 def kind_of_labels(forget, retained, label_column: str | None, id2label: dict[int, str]) -> tuple[str, str]:
     """
-    What a forget set is that comes without a request: a class only if all its labels are one class and the retained
-    images have none of it, else single images.
+    What kind of forget set it is when there is no request. It counts as a class only if all its images have the same
+    label and no retained image has that label; otherwise it counts as single images.
 
     Args:
         forget (`Dataset`):
             The images to forget.
-        retained (`Dataset`, *optional*):
-            The images to retain.
-        label_column (`str`, *optional*):
-            The column of the labels; found from the features when not given.
+        retained (`Dataset` or `None`):
+            The retained images.
+        label_column (`str` or `None`):
+            The column of the labels. If `None`, it is found from the features.
         id2label (`dict[int, str]`):
             The model's `config.id2label`.
 
     Returns:
-        `"class"` or `"images"`, and why.
+        `tuple[str, str]`: `"class"` or `"images"`, and the reason in words.
     """
     if retained is None or len(retained) == 0:
         return "images", "there are no retained images to tell whether it is all of a class"
@@ -68,7 +69,10 @@ def kind_of_labels(forget, retained, label_column: str | None, id2label: dict[in
 
 
 def labels_of(dataset, label_column: str | None, id2label: dict[int, str]) -> set[int] | None:
-    """The label ids that occur; `None` if there are no labels, or if they are no classes of the model."""
+    """
+    The model's label ids that occur in a dataset. `None` if it has no labels, or labels that are not classes of the
+    model.
+    """
     if isinstance(dataset, ImageDataset):
         if dataset.labels is None:
             return None

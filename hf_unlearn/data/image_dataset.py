@@ -1,4 +1,4 @@
-"""Images of a dataset: where they lie, whether they can be read, and as the `pixel_values` that a model takes."""
+"""Images of a dataset: their column, paths and hashes, whether they can be read, and their `pixel_values`."""
 
 import math
 import mmap
@@ -22,10 +22,19 @@ from .labels import read_column
 
 def find_image_column(dataset: Dataset, image_column: str | None = None) -> str:
     """
-    The column that holds the images: the one named, else the only one with the `Image` feature.
+    Finds the column that holds the images.
+
+    Args:
+        dataset (`datasets.Dataset`):
+            The images.
+        image_column (`str`, *optional*):
+            The name of the column, if it is known. Otherwise it is the only column with the `Image` feature.
+
+    Returns:
+        `str`: the name of the column.
 
     Raises:
-        [`InputError`]: if it is missing or there is more than one.
+        [`InputError`]: if the named column has no images, or if no column or more than one column has images.
     """
     candidates = [name for name, feature in dataset.features.items() if isinstance(feature, Image)]
     if image_column is not None:
@@ -43,12 +52,12 @@ def find_image_column(dataset: Dataset, image_column: str | None = None) -> str:
 
 
 def image_file_names(dataset: Dataset, image_column: str) -> list[str]:
-    """The file name of each image without its folder, or an empty string for one that has none. Decodes nothing."""
+    """File name of each image without its folder; an empty string for an image without a file. No image is decoded."""
     return [Path(path).name for path in image_paths(dataset, image_column)]
 
 
 def image_paths(dataset: Dataset, image_column: str) -> list[str]:
-    """The path of each image as the dataset lists it, or an empty string for one that has none. Decodes nothing."""
+    """Path of each image as the dataset lists it; an empty string for an image without a file. No image is decoded."""
     paths = []
     for batch in dataset.select_columns([image_column]).with_format("arrow").iter(batch_size=1000):
         paths += batch[image_column].combine_chunks().field("path").to_pylist()
@@ -56,13 +65,26 @@ def image_paths(dataset: Dataset, image_column: str) -> list[str]:
 
 
 def common_folder(dataset: Dataset, image_column: str) -> str | None:
-    """The folder that holds all images of a dataset, if it names their files."""
+    """The folder that contains all images of a dataset, or `None` if the dataset lists no absolute paths."""
     absolute = {os.path.dirname(path) for path in image_paths(dataset, image_column) if os.path.isabs(path)}
     return os.path.commonpath(absolute) if absolute else None
 
 
 def hash_images(dataset: Dataset, image_column: str, hash_of: Callable[[np.ndarray], str]) -> list[str | None]:
-    """A hash of each image, on several threads; `None` for one that cannot be read."""
+    """
+    Hashes every image, on several threads.
+
+    Args:
+        dataset (`datasets.Dataset`):
+            The images.
+        image_column (`str`):
+            The column of the images.
+        hash_of (`Callable`):
+            Maps RGB values of shape `(H, W, 3)`, uint8, to a hash.
+
+    Returns:
+        `list[str | None]`: a hash per image; `None` for an image that cannot be read.
+    """
     raw = dataset.select_columns([image_column]).cast_column(image_column, Image(decode=False))
 
     def hash_row(row: int) -> str | None:
@@ -74,7 +96,16 @@ def hash_images(dataset: Dataset, image_column: str, hash_of: Callable[[np.ndarr
 
 
 def decode_image(image: dict) -> PILImage.Image | None:
-    """An image from its `path` or `bytes`, turned as its EXIF data says; `None` if it cannot be read."""
+    """
+    Decodes an image and turns it as its EXIF orientation says.
+
+    Args:
+        image (`dict`):
+            `path` and `bytes`, one of which may be `None`.
+
+    Returns:
+        `PIL.Image.Image` or `None`: `None` if the image cannot be read.
+    """
     try:
         decoded = Image().decode_example(image)
         decoded.load()
@@ -85,7 +116,16 @@ def decode_image(image: dict) -> PILImage.Image | None:
 
 def unreadable_images(dataset: Dataset, image_column: str) -> dict[int, str]:
     """
-    Reads every image once, on several threads, and returns those that cannot be: row number → file name or row.
+    Decodes every image once, on several threads, to find those that cannot be read.
+
+    Args:
+        dataset (`datasets.Dataset`):
+            The images.
+        image_column (`str`):
+            The column of the images.
+
+    Returns:
+        `dict[int, str]`: by row number of an unreadable image, its file name, or `"row <number>"` if it has none.
     """
     raw = dataset.select_columns([image_column]).cast_column(image_column, Image(decode=False))
 
@@ -93,7 +133,8 @@ def unreadable_images(dataset: Dataset, image_column: str) -> dict[int, str]:
         return decode_image(image) is not None
 
     with ThreadPoolExecutor() as pool:
-        # Asking a dataset for one row takes longer than decoding a small image; many large ones are not held at once.
+        # Rows are read in batches, since reading a single row takes longer than decoding a small image. Batches are
+        # short, so that few large images are in memory at once.
         batches = raw.iter(batch_size=32)
         readable = [good for batch in batches for good in pool.map(is_readable, batch[image_column])]
     broken = [row for row, good in enumerate(readable) if not good]
@@ -103,19 +144,21 @@ def unreadable_images(dataset: Dataset, image_column: str) -> dict[int, str]:
 
 class ImageDataset(torch.utils.data.Dataset):
     """
-    Rows of a dataset as the model takes them: `pixel_values` of shape `(C, H, W)` and, when there are labels, `labels`.
+    The images of a dataset as a model takes them. An item has `pixel_values` of shape `(C, H, W)` and, if there are
+    labels, `labels` (the model's label id).
 
     Args:
         dataset (`datasets.Dataset`):
-            Raw images; any mode that Pillow reads (grayscale, RGBA, 16-bit, CMYK, palette) is turned into RGB.
+            Raw images. Every mode that Pillow reads (grayscale, RGBA, 16-bit, CMYK, palette) is converted to RGB.
         image_processor (`BaseImageProcessor`):
-            The model's own.
+            The model's image processor.
         image_column (`str`, *optional*):
-            Found from the features when not given.
+            The column of the images; found from the features if not given.
         label_column (`str`, *optional*):
-            No labels are returned when not given.
+            The column of the labels; items have no labels if not given.
         label_ids (`dict`, *optional*):
-            What [`~labels.match_labels`] returns; needed together with `label_column`.
+            From each value of `label_column` to the model's label id, as [`~data.labels.match_labels`] returns it.
+            Needed together with `label_column`.
     """
 
     def __init__(self, dataset, image_processor, image_column=None, label_column=None, label_ids=None):
@@ -142,7 +185,7 @@ class ImageDataset(torch.utils.data.Dataset):
         return items
 
     def pixel_values(self, rows: list[int]) -> list[torch.Tensor]:
-        """The images of these rows, of shape `(C, H, W)` each."""
+        """`pixel_values` of these rows, each of shape `(C, H, W)`."""
         if self.kept is None:
             return self.read(rows)
         for row in rows:
@@ -152,27 +195,41 @@ class ImageDataset(torch.utils.data.Dataset):
         return [self.kept[row] for row in rows]
 
     def read(self, rows: list[int]) -> list[torch.Tensor]:
-        """Decodes and transforms."""
+        """Decodes the images of these rows and runs the image processor on them."""
         images = [to_rgb(image) for image in self.images[rows][self.image_column]]
         return list(prepare(self.image_processor, images)["pixel_values"])
 
     def keep(self) -> None:
-        """From now on each image is read once and kept; see [`shared_tensor`] for where."""
+        """
+        From now on, keeps the `pixel_values` of each image after it is read for the first time. They lie where
+        [`shared_tensor`] puts them; if there is no room, nothing is kept.
+        """
         first = self.read([0])[0]
         self.kept = shared_tensor((len(self), *first.shape), first.dtype)
         if self.kept is not None:
-            # Forked processes share this one as well. Not a tensor: it is asked row by row.
+            # Forked processes share this array as well. It is a numpy array because single values are read, which is
+            # faster than from a tensor.
             self.is_kept = np.frombuffer(mmap.mmap(-1, len(self)), dtype=bool)
 
     def __getstate__(self) -> dict:
-        # Another process that is no fork of this one does not see what is kept here: it reads for itself.
+        # A process that gets a pickled copy does not share the memory of this one, so it reads the images itself.
         return self.__dict__ | {"kept": None, "is_kept": None}
 
 
 def shared_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor | None:
     """
-    A tensor of zeros that forked processes share: in memory, taken as it is filled, up to a quarter of what is free;
-    else in a temporary file, up to half of the free disk; else none.
+    Makes a tensor of zeros that forked processes share. It lies in memory if it takes at most a quarter of the free
+    memory, else in a temporary file if it takes at most half of the free disk space. The system provides the memory
+    page by page as the tensor is filled.
+
+    Args:
+        shape (`tuple[int, ...]`):
+            Shape of the tensor.
+        dtype (`torch.dtype`):
+            Type of the tensor.
+
+    Returns:
+        `torch.Tensor` or `None`: `None` if there is no room.
     """
     size = math.prod(shape) * dtype.itemsize
     if size <= psutil.virtual_memory().available // 4:
@@ -188,25 +245,35 @@ def shared_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor | 
 
 def prepare(image_processor, images: list[np.ndarray]) -> dict[str, torch.Tensor]:
     """
-    What an image processor makes of images.
+    Runs an image processor on RGB images.
 
     Args:
         image_processor (`BaseImageProcessor`):
-            A model's own.
+            The model's image processor.
         images (`list[np.ndarray]`):
-            RGB, 8 bits a channel, of shape `(H, W, 3)` each.
+            uint8, each of shape `(H, W, 3)`.
+
+    Returns:
+        `dict[str, torch.Tensor]`: what the image processor returns; `pixel_values` of shape `(B, C, H, W)`.
     """
     if isinstance(image_processor, TimmWrapperImageProcessor):
-        # It takes no word on the format of arrays, and Pillow images leave no doubt about it.
+        # This image processor has no argument for the format of arrays. Pillow images need none.
         return image_processor([PILImage.fromarray(image) for image in images], return_tensors="pt")
-    # Without the format a processor takes an image of height 1 or 3 for one whose first axis is the channel.
+    # Without this argument, a processor takes the first axis of an image of height 1 or 3 for the channels.
     return image_processor(images, input_data_format="channels_last", return_tensors="pt")
 
 
 def to_rgb(image: PILImage.Image) -> np.ndarray:
     """
-    An image of any mode as an array of shape `(H, W, 3)`, 8 bits a channel. 16-bit images are scaled, which Pillow's
-    own conversion does not do: it cuts every value above 255.
+    Converts an image of any mode to RGB. 16-bit images are scaled to 8 bits; Pillow's own conversion would set every
+    value above 255 to 255.
+
+    Args:
+        image (`PIL.Image.Image`):
+            The image.
+
+    Returns:
+        `np.ndarray` of shape `(H, W, 3)`: uint8.
     """
     if image.mode.startswith("I"):
         image = PILImage.fromarray((np.asarray(image).astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8))
@@ -215,11 +282,16 @@ def to_rgb(image: PILImage.Image) -> np.ndarray:
 
 def pixel_range(image_processor) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    The lowest and highest value that a pixel can have after preprocessing, per channel: those of a black and of a
-    white image, read at the centre, where no padding reaches.
+    The lowest and the highest value that a pixel can have after preprocessing, per channel. The image processor is run
+    on a black and a white image, and the pixel in the centre is read, which is never padding.
+
+    Args:
+        image_processor (`BaseImageProcessor`):
+            The model's image processor.
 
     Returns:
-        `tuple` of two `torch.Tensor` of shape `(C, 1, 1)`.
+        `tuple[torch.Tensor, torch.Tensor]`: lowest and highest value, each of shape `(C, 1, 1)`, in units of
+        `pixel_values`.
     """
     constant = [np.full((256, 256, 3), value, dtype=np.uint8) for value in (0, 255)]
     pixel_values = prepare(image_processor, constant)["pixel_values"]

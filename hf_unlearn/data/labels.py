@@ -1,4 +1,4 @@
-"""Which column of a dataset holds the labels, and which class of the model each of them is."""
+"""Finds the column of a dataset that holds the labels, and the model's label id of each label."""
 
 import re
 from collections import defaultdict
@@ -15,25 +15,30 @@ def find_label_column(
     classes: list[str | int] | None = None,
 ) -> str | None:
     """
-    The column that holds the labels: the one named; else the one whose class names or values are the model's; else the
-    one that has the classes of a request; else `label` or `labels`, or the only `ClassLabel`.
+    Finds the column that holds the labels. It is the first of these that exists:
+
+    1. the column that is named;
+    2. with `id2label`, the column whose class names or values are all classes of the model;
+    3. the column `label` or `labels`;
+    4. with `classes`, the `ClassLabel` column that has all of them;
+    5. the only `ClassLabel` column.
 
     Args:
         dataset (`datasets.Dataset`):
             The images.
         label_column (`str`, *optional*):
-            Its name, if it is known.
+            The name of the column, if it is known.
         id2label (`dict[int, str]`, *optional*):
-            The model's `config.id2label`. Among several columns that fit, names count more than numbers, and `label` and
-            `labels` more than others. Columns of text count as well if all their values are class names.
+            The model's `config.id2label`. If several columns fit, a column of names is preferred to a column of
+            numbers, and then `label` and `labels` to others. A column of text fits if all its values are class names.
         classes (`list[str | int]`, *optional*):
-            Classes of a request, where there is no model to ask.
+            The classes of a request. They are used only if `id2label` is not given.
 
     Returns:
-        `str` or `None`: `None` if the dataset has no labels, which unlearning by JiT does not need.
+        `str` or `None`: the name of the column; `None` if the dataset has no labels.
 
     Raises:
-        [`InputError`]: if the named column is missing, or several would do and differ.
+        [`InputError`]: if the named column does not exist, or if several columns could hold the labels.
     """
     if label_column is not None:
         if label_column not in dataset.column_names:
@@ -47,7 +52,7 @@ def find_label_column(
     if id2label is not None:
         texts = [name for name, feature in dataset.features.items() if is_text(feature)]
         fitting = [name for name in unique([*usual, *with_names, *texts]) if fits_model(dataset, name, id2label)]
-        # Numbers fit any model with enough classes.
+        # A column of numbers fits every model with enough classes, so names decide first.
         fitting = [name for name in fitting if not is_number(dataset.features[name])] or fitting
         fitting = [name for name in usual if name in fitting][:1] or fitting
     elif classes is not None and not usual:
@@ -72,23 +77,24 @@ def find_label_column(
 
 def match_labels(dataset: Dataset, label_column: str, id2label: dict[int, str]) -> dict:
     """
-    Maps each label of the dataset to the model's label id, by name and never by position. Where the model has several
-    classes of one name, the position decides between them.
+    Maps each label of a dataset to the model's label id. Labels are compared by name and not by position. If the model
+    has several classes with the same name, the dataset's own label id decides between them.
 
     Args:
         dataset (`datasets.Dataset`):
-            Its label column may hold `ClassLabel` ids, names, or the model's own ids as plain integers.
+            The images. The label column holds `ClassLabel` ids, class names, or the model's label ids as plain
+            integers.
         label_column (`str`):
             The column of the labels.
         id2label (`dict[int, str]`):
             The model's `config.id2label`.
 
     Returns:
-        `dict`: from a value of the label column to the model's label id.
+        `dict`: from each value of the label column to the model's label id.
 
     Raises:
-        [`InputError`]: if a class of the dataset is none of the model's, or the column holds no classes: lists of them
-            (multi-label data) or decimal numbers (regression).
+        [`InputError`]: if a label is not a class of the model, or if the column holds lists (multi-label data) or
+            decimal numbers (regression).
     """
     feature = dataset.features[label_column]
     if isinstance(feature, ClassLabel):
@@ -133,7 +139,10 @@ def match_labels(dataset: Dataset, label_column: str, id2label: dict[int, str]) 
 
 
 def unknown_labels(unknown: list, label_column: str, id2label: dict[int, str]) -> str:
-    """The message about class names that the model does not have, with the way out if it has none at all."""
+    """
+    The error message about class names that the model does not have. If the model has no class names at all, it says
+    what to do.
+    """
     if all(re.fullmatch(r"LABEL_\d+", name) for name in id2label.values()):
         return (
             f"the model's classes have no names (LABEL_0, …), those of column {label_column!r} do ({listing(unknown, 3)}). "
@@ -148,10 +157,19 @@ def unknown_labels(unknown: list, label_column: str, id2label: dict[int, str]) -
 
 def by_position(dataset: Dataset, label_column: str, id2label: dict[int, str]) -> Dataset:
     """
-    The dataset with its classes as the model's label ids, taken by their position.
+    Returns the dataset with the label column cast to integers: class i of the dataset is taken for class i of the
+    model.
+
+    Args:
+        dataset (`datasets.Dataset`):
+            The images.
+        label_column (`str`):
+            A `ClassLabel` column.
+        id2label (`dict[int, str]`):
+            The model's `config.id2label`.
 
     Raises:
-        [`InputError`]: if the column has no class names, or not as many classes as the model.
+        [`InputError`]: if the column is not a `ClassLabel`, or has another number of classes than the model.
     """
     feature = dataset.features[label_column]
     if not isinstance(feature, ClassLabel):
@@ -165,17 +183,20 @@ def by_position(dataset: Dataset, label_column: str, id2label: dict[int, str]) -
 
 
 def read_column(dataset: Dataset, column: str) -> list:
-    """The values of one column, without touching (or decoding) any other."""
+    """The values of one column. Other columns are not read, so no image is decoded."""
     return dataset.select_columns([column])[:][column]
 
 
 def distinct(dataset: Dataset, column: str) -> list:
-    """The values that occur in a column, but for missing ones, sorted as text."""
+    """The different values of a column, sorted as text. Missing values are left out."""
     return sorted({value for value in read_column(dataset, column) if value is not None}, key=str)
 
 
 def label_ids(id2label: dict[int, str]) -> dict[str, list[int]]:
-    """The ids of each class name as [`plain`] writes it. ImageNet has several cranes."""
+    """
+    The label ids of each class name, which is written as [`plain`] returns it. A name can have several ids: ImageNet
+    has two classes named "crane".
+    """
     ids = defaultdict(list)
     for number, name in sorted(id2label.items()):
         ids[plain(name)].append(number)
@@ -183,7 +204,10 @@ def label_ids(id2label: dict[int, str]) -> dict[str, list[int]]:
 
 
 def plain(name: str) -> str:
-    """Label names differ in case and in spaces against underscores between a dataset and a model trained on it."""
+    """
+    A class name in lower case and with spaces instead of underscores, since a dataset and the model trained on it
+    often differ in these.
+    """
     return str(name).strip().lower().replace("_", " ")
 
 
@@ -200,12 +224,15 @@ def is_number(feature) -> bool:
 
 
 def is_class(feature: ClassLabel, value: str | int) -> bool:
-    """Whether a class of a request, a name or an id, is one of the column's."""
+    """Whether a class of a request, given by name or id, is a class of this `ClassLabel` column."""
     return value in feature.names or (str(value).isdigit() and int(value) < feature.num_classes)
 
 
 def fits_model(dataset: Dataset, column: str, id2label: dict[int, str]) -> bool:
-    """Whether all classes of a column are the model's. A column of text is looked into before it is read as a whole."""
+    """
+    Whether all labels of a column are classes of the model. The first 100 rows are checked first, which rules out most
+    columns of text quickly.
+    """
     try:
         return all(
             match_labels(part, column, id2label) for part in (dataset.select(range(min(len(dataset), 100))), dataset)
@@ -215,7 +242,7 @@ def fits_model(dataset: Dataset, column: str, id2label: dict[int, str]) -> bool:
 
 
 def same_labels(dataset: Dataset, columns: list[str], id2label: dict[int, str]) -> bool:
-    """Whether these columns give each image the same class."""
+    """Whether these columns give every image the same label id of the model."""
     found = []
     for column in columns:
         ids = match_labels(dataset, column, id2label)

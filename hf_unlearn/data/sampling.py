@@ -1,17 +1,20 @@
-"""How many images of a split are measured."""
+"""How many images of a split are measured at most."""
 
-# Of a split that is only measured: a share of so many random images has a standard error of half a point at most.
+# Default number of images. An accuracy on 10,000 random images has a standard error of at most 0.5 percentage points.
 MAX_EVAL_SAMPLES = 10_000
 
 
 def at_most(split, number: int):
     """
-    A split, or a part of it if it has more images.
+    Returns the split, or a random part of it if it has more images than `number`.
 
     Args:
         split (`datasets.Dataset`):
             Any images.
         number (`int`):
-            How many to take at most, at random and the same each time; 0: all.
+            Largest number of images to return; 0 returns all. The same images are drawn each time.
+
+    Returns:
+        `datasets.Dataset`: at most `number` images.
     """
     return split if number == 0 or len(split) <= number else split.shuffle(seed=0).select(range(number))

@@ -1,4 +1,4 @@
-"""Loads a dataset from wherever it is: the hub, a folder, a file."""
+"""Loads a dataset from the hub, a folder or a file."""
 
 from pathlib import Path
 
@@ -17,26 +17,26 @@ def load_dataset(
     cache_dir: str | None = None,
 ) -> DatasetDict:
     """
-    Loads a dataset from wherever it is.
+    Loads a dataset from the hub, a folder or a file.
 
     Args:
         dataset_name (`str`):
-            A dataset id on the hub, a folder written by `save_to_disk`, a folder of images (see
-            [`~folders.load_image_splits`]) or of parquet/arrow files, or one parquet or arrow file.
+            One of: a dataset id on the hub; a folder written by `save_to_disk`; a folder of images (see
+            [`~data.folders.load_image_splits`]); a folder of parquet or arrow files; one parquet or arrow file.
         dataset_config_name (`str`, *optional*):
             Configuration of a dataset on the hub.
         revision (`str`, *optional*):
             Branch, tag or commit of a dataset on the hub.
         token (`str`, *optional*):
-            For a private or gated dataset.
+            Token for a private or gated dataset.
         cache_dir (`str`, *optional*):
-            Where downloads are kept.
+            Folder of the download cache.
 
     Returns:
-        `DatasetDict`: all splits; a single unnamed one is called `train`.
+        `DatasetDict`: all splits. A dataset without splits becomes the split `train`.
 
     Raises:
-        [`InputError`]: if there is no such dataset, or if files of a folder would be left out.
+        [`InputError`]: if the dataset cannot be loaded, or if files of a folder would be left out.
     """
     path = Path(dataset_name)
     if path.suffix in (".parquet", ".arrow") and path.is_file():

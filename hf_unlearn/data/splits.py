@@ -1,4 +1,4 @@
-"""Splits a dataset by a request into what is to be forgotten and the rest."""
+"""Splits a dataset by a request into the images to forget and the images to retain."""
 
 import os.path
 from collections import defaultdict
@@ -20,15 +20,15 @@ from .labels import find_label_column, read_column
 @dataclass(frozen=True)
 class ForgetSource:
     """
-    Where a forget set comes from: what [`split_dataset`] was given. It stays with the split `forget`, and is lost when
-    that is changed (`map`, `select`, `cast_column`).
+    Where a forget set comes from: the arguments of [`split_dataset`]. It is an attribute of the split `forget`, and is
+    lost when the split is changed (`map`, `select`, `cast_column`).
 
     Args:
         request ([`ForgetRequest`]):
-            What was asked.
+            The request.
         dataset (`datasets.Dataset`):
             The whole training split.
-        label_column (`str`, *optional*):
+        label_column (`str` or `None`):
             The column in which the classes of the request were found.
     """
 
@@ -38,7 +38,10 @@ class ForgetSource:
 
 
 def source_of(forget) -> ForgetSource | None:
-    """What [`split_dataset`] remembers of a forget set; `None` if it does not come from there unchanged."""
+    """
+    The [`ForgetSource`] of a forget set; `None` if the dataset was not made by [`split_dataset`], or was changed
+    since.
+    """
     return getattr(forget, "forget_source", None)
 
 
@@ -51,28 +54,30 @@ def split_dataset(
     test_dataset: Dataset | None = None,
 ) -> DatasetDict:
     """
-    Splits a dataset into what the request names and the rest. No image is decoded and the order of rows is kept. The
-    split `forget` remembers the request: a trainer that gets it knows what kind of request it is, and so do its record
-    and card.
+    Splits a dataset by a request into the images to forget and the images to retain. No image is decoded and the order
+    of rows is kept. The split `forget` remembers the request: a trainer that gets it knows what kind of forget set it
+    is, and writes the request into the deletion record and the model card.
 
     Args:
         dataset (`datasets.Dataset`):
-            The training images (or, for requests by class or column, any split).
+            The training images. For a request by class or column it can be any split.
         request ([`ForgetRequest`]):
             What to forget.
         label_column (`str`, *optional*):
-            The column of the labels; found from the features and the classes of the request when not given.
+            The column of the labels; found from the features and the classes of the request if not given.
         image_column (`str`, *optional*):
-            The column of the images; found from the features when not given. Needed for requests by file name only.
+            The column of the images; found from the features if not given. Only requests by file name, path or pixels
+            need it.
         test_dataset (`datasets.Dataset`, *optional*):
-            Unseen images, with the same columns. Split likewise, for measuring.
+            Unseen images with the same columns. They are split in the same way and serve for measuring only.
 
     Returns:
-        `DatasetDict` with the splits `forget` and `retain` and, of the unseen images, `forget_test` (what belongs to the
-        classes or values of the request) and `retain_test`, as far as there are any.
+        `DatasetDict`: the splits `forget` and `retain`. With a `test_dataset` also `forget_test`, the unseen images
+        with the classes or values of the request, and `retain_test`, all other unseen images; a split without images
+        is left out.
 
     Raises:
-        [`InputError`]: if the request names something the dataset does not have, nothing, or everything.
+        [`InputError`]: if the request names something that the dataset does not have, or names all its images.
     """
     check_dataset("dataset", dataset)
     if request.kind == "classes":
@@ -94,7 +99,8 @@ def split_unseen(
     test_dataset: Dataset, request: ForgetRequest, label_column: str | None, image_column: str | None
 ) -> dict[str, Dataset]:
     """
-    Unseen images of what is forgotten, `forget_test`, and the others, `retain_test`; a part without images is left out.
+    Splits unseen images into `forget_test`, those with the classes or values of the request, and `retain_test`, all
+    others. A split without images is left out. For the arguments see [`split_dataset`].
     """
     if request.kind == "column" and request.column not in test_dataset.column_names:
         say(f"The unseen images have no column {request.column!r} and are left out.")
@@ -107,7 +113,10 @@ def split_unseen(
 def rows_of_unseen(
     test_dataset: Dataset, requests: list[ForgetRequest], label_column: str | None, image_column: str | None
 ) -> set[int]:
-    """Rows of unseen images of the classes and values that requests name; one for single images names none."""
+    """
+    Row numbers of the unseen images with the classes or values of these requests. A request for single images or
+    random images has none.
+    """
     rows = set()
     for request in requests:
         if request.kind == "classes" or (request.kind == "column" and request.column in test_dataset.column_names):
@@ -123,13 +132,26 @@ def matching_rows(
     every_value: bool = True,
 ) -> list[int]:
     """
-    Row numbers of what a request names, sorted.
+    Finds the rows that a request names.
 
     Args:
+        dataset (`datasets.Dataset`):
+            The images.
+        request ([`ForgetRequest`]):
+            What to forget.
+        label_column (`str`, *optional*):
+            The column of the labels; found from the features and the classes of the request if not given.
+        image_column (`str`, *optional*):
+            The column of the images; found from the features if not given.
         every_value (`bool`, *optional*, defaults to `True`):
-            Whether each class, value or image of the request must occur. Unseen images may lack some.
+            Whether each class, value or image of the request must occur. Use `False` for unseen images, which may lack
+            some.
 
-        For the others, the result and the errors see [`split_dataset`].
+    Returns:
+        `list[int]`: row numbers, sorted.
+
+    Raises:
+        [`InputError`]: if the request names something that the dataset does not have.
     """
     if request.kind == "classes":
         column = find_label_column(dataset, label_column, classes=request.classes)
@@ -157,7 +179,7 @@ def matching_rows(
 
 
 def _argument_of(request: ForgetRequest) -> str:
-    """The argument of [`ForgetRequest`] that decides the size of the forget set."""
+    """Name of the [`ForgetRequest`] argument that decides how large the forget set is, for error messages."""
     if request.kind == "column":
         return "values"
     if request.kind == "random":
@@ -166,7 +188,7 @@ def _argument_of(request: ForgetRequest) -> str:
 
 
 def _rows_with(dataset: Dataset, column: str, values: list, argument: str, every_value: bool) -> list[int]:
-    """Row numbers where `column` is one of `values`, each of which must occur if `every_value`."""
+    """Row numbers where `column` has one of these values. If `every_value`, each value must occur."""
     feature = dataset.features[column]
     if isinstance(feature, ClassLabel):
         wanted = {_class_id(feature, value, argument): value for value in values}
@@ -184,7 +206,7 @@ def _rows_with(dataset: Dataset, column: str, values: list, argument: str, every
 
 
 def _class_id(feature: ClassLabel, value: str | int, argument: str) -> int:
-    """The dataset's label id of a class given by name or by id."""
+    """The dataset's label id of a class that is given by name or id."""
     if value in feature.names:
         return feature.names.index(value)
     if str(value).isdigit() and int(value) < feature.num_classes:
@@ -193,7 +215,9 @@ def _class_id(feature: ClassLabel, value: str | int, argument: str) -> int:
 
 
 def _as_type_of(dtype: str, value):
-    """A value from a flag or a file, as the column's own type: "3" matches the number 3 in a column of integers."""
+    """
+    Converts a value from a flag or a file to the type of the column: "3" matches the number 3 in a column of integers.
+    """
     if dtype.startswith(("int", "uint")) and str(value).lstrip("-").isdigit():
         return int(value)
     if dtype == "bool" and str(value).lower() in ("true", "false"):
@@ -202,7 +226,9 @@ def _as_type_of(dtype: str, value):
 
 
 def _rows_with_ids(dataset: Dataset, request: ForgetRequest, image_column: str | None, every_value: bool) -> list[int]:
-    """Row numbers of the ids of a request, looked up in its column or among the file names of the images."""
+    """
+    Row numbers of the request's `ids`, which are looked up in its `id_column` or among the file names of the images.
+    """
     if request.id_column is not None:
         if request.id_column not in dataset.column_names:
             raise InputError(
@@ -223,8 +249,9 @@ def _rows_with_ids(dataset: Dataset, request: ForgetRequest, image_column: str |
 
 def _rows_of_files(dataset: Dataset, files: list[str], image_column: str, every_value: bool) -> list[int]:
     """
-    Row numbers of the images at these paths, compared with the paths that the dataset lists: relative to the folder
-    that holds them all, else from their end, as far as that tells one image. No file is opened.
+    Row numbers of the images at these paths. They are compared with the paths that the dataset lists: first relative
+    to the folder that contains all images, then by the end of the path, which must fit one image only. No file is
+    opened.
     """
     paths = image_paths(dataset, image_column)
     root = common_folder(dataset, image_column) or ""
@@ -246,7 +273,7 @@ def _rows_of_files(dataset: Dataset, files: list[str], image_column: str, every_
 
 
 def _rows_with_hashes(dataset: Dataset, hashes: list[str], image_column: str, every_value: bool) -> list[int]:
-    """Row numbers of all images with these pixels. Decodes every image."""
+    """Row numbers of all images with these pixel hashes. Decodes every image."""
     present = hash_images(dataset, image_column, pixel_sha256)
     rows = [row for row, value in enumerate(present) if value in set(hashes)]
     missing = sorted(set(hashes) - set(present))
@@ -260,15 +287,23 @@ def _rows_with_hashes(dataset: Dataset, hashes: list[str], image_column: str, ev
 
 
 def drop_rows(dataset: Dataset, rows) -> Dataset:
-    """The dataset without these rows."""
+    """Returns the dataset without these rows."""
     gone = set(rows)
     return dataset.select([row for row in range(len(dataset)) if row not in gone])
 
 
 def check_dataset(argument: str, dataset) -> None:
     """
+    Checks that an argument is a single split whose rows have numbers.
+
+    Args:
+        argument (`str`):
+            Name of the argument, for error messages.
+        dataset (`Dataset` or `None`):
+            The value of the argument.
+
     Raises:
-        [`InputError`]: if it has several splits, or rows that cannot be asked for by number.
+        [`InputError`]: if it has several splits, or is an iterable dataset, whose rows have no numbers.
     """
     if isinstance(dataset, dict):
         raise InputError(argument, f"has several splits; name one of them: {listing(dataset)}.")

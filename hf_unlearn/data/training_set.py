@@ -1,4 +1,4 @@
-"""What the updates are taken from: forget images, retained ones, generated ones, and the order in which they come."""
+"""The images that updates are computed from (forget, retained and generated images), and their order in an epoch."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -8,13 +8,18 @@ from torch.utils.data import Dataset, Sampler
 
 class TrainingSet(Dataset):
     """
-    Named parts, one after the other. An item has, besides its own `pixel_values` and `labels`, its position as
-    `sample_index`, whether it is one of the forget images as `is_forget`, and `sample_weight` 1. Positions past the end
-    are padding: they start again from the first item, with weight 0.
+    Joins several datasets, its parts, into one. An item has its `pixel_values` and `labels`, and in addition:
+
+    - `sample_index`: its position in the training set;
+    - `is_forget`: whether it is a forget image;
+    - `sample_weight`: 1.
+
+    A position past the end is padding: it gives the items from the first one on again, with a `sample_weight` of 0.
 
     Args:
         parts (`dict[str, Dataset]`):
-            `"forget"` comes first. An image without a label among others with one gets the label -1.
+            By name, in their order; `"forget"` comes first. If any part has labels, an item without a label gets the
+            label -1.
     """
 
     def __init__(self, parts: dict[str, Dataset]):
@@ -30,7 +35,7 @@ class TrainingSet(Dataset):
         return self.total
 
     def positions(self, name: str) -> range:
-        """Where a part lies."""
+        """The positions of a part."""
         return range(self.start[name], self.start[name] + len(self.parts[name]))
 
     def __getitem__(self, position: int) -> dict:
@@ -49,12 +54,12 @@ class TrainingSet(Dataset):
 
 class PositionsCollator:
     """
-    Adds to a batch from a [`TrainingSet`] the list `positions`. It says what `sample_index` says and stays on the host,
-    where reading it waits for no device.
+    Adds the list `positions` to a batch of a [`TrainingSet`]. It has the values of the tensor `sample_index`; reading
+    them from a list never waits for the device.
 
     Args:
         collate (`Callable`):
-            Makes the batch from its items.
+            The collator that makes a batch from its items.
     """
 
     def __init__(self, collate: Callable[[list[dict]], dict]):
@@ -69,22 +74,23 @@ class PositionsCollator:
 
 class PhasedSampler(Sampler):
     """
-    Positions of a [`TrainingSet`] in the order in which one epoch takes them. Each phase is padded up to whole updates,
-    so that none holds images of two phases; the last one, which need not be, up to what all processes take at once.
+    Yields the positions of a [`TrainingSet`] for one epoch, phase by phase. Each phase is padded to whole updates, so
+    that no update has images of two phases. The last phase is padded only to a multiple of the images that all
+    processes take at once.
 
     Args:
         phases (`Callable`):
-            Maps a function that shuffles positions to the phases of an epoch, each a sequence of positions.
+            Takes a function that shuffles positions and returns the phases of an epoch, each a sequence of positions.
         num_images (`int`):
             Length of the training set.
         multiple_of (`int`):
-            Images that all processes take at once.
+            Number of images that all processes together take in one forward pass.
         update_size (`int`):
-            Images of an update: as many, times the accumulation steps.
+            Number of images of an update: `multiple_of` times the gradient accumulation steps.
         shuffle (`bool`):
-            Whether the function shuffles, by (seed, epoch), or leaves the positions as they are.
+            Whether the function given to `phases` shuffles, by (seed, epoch), or keeps the order.
         seed (`int`):
-            Of the order.
+            Seed of the order.
     """
 
     def __init__(
@@ -106,7 +112,7 @@ class PhasedSampler(Sampler):
         return self.length
 
     def padded(self, phases: list[Sequence[int]]) -> list[tuple[Sequence[int], int]]:
-        """Each phase with the number of images that it is padded by."""
+        """Each phase with the number of padding images that it gets."""
         multiples = [self.update_size] * (len(phases) - 1) + [self.multiple_of]
         return [(phase, -len(phase) % multiple) for phase, multiple in zip(phases, multiples, strict=True)]
 
@@ -124,5 +130,8 @@ class PhasedSampler(Sampler):
 
 
 def interleave(first: Sequence[int], second: Sequence[int]) -> list[int]:
-    """`first[0], second[0], first[1], …` over all of `first`; `second` starts again when it ends."""
+    """
+    Alternates two sequences: `first[0], second[0], first[1], second[1], …` until `first` ends. If `second` ends
+    earlier, it starts again.
+    """
     return [position for i, one in enumerate(first) for position in (one, second[i % len(second)])]
