@@ -1,1 +1,4 @@
-"""Report, card and record of a run, and its way to the hub."""
+"""
+What a run publishes: report, figures, model card and deletion record, their check and signature, and the push to the
+hub.
+"""

@@ -1,13 +1,14 @@
-"""The energy that the unlearning takes, if `codecarbon` is installed."""
+"""Measures the energy that unlearning takes, if `codecarbon` is installed."""
 
 
 class EnergyMeter:
     """
-    Measures from `with` to its end. Nothing is sent or looked up: only the estimate of the energy is taken, which does
-    not depend on where the machine stands.
+    A context manager that measures the energy used inside it. It works offline and sends nothing. Only the estimate of
+    the energy is used, not that of the emissions, which would depend on the country.
 
     Attributes:
-        kwh (`float`, *optional*): what was used, or `None` without `codecarbon`.
+        kwh (`float` or `None`):
+            Energy in kWh, set when the context ends; `None` without `codecarbon`.
     """
 
     kwh = None
@@ -16,10 +17,10 @@ class EnergyMeter:
         try:
             from codecarbon import OfflineEmissionsTracker
         except ImportError:
-            # An extra: without it the card says that the energy was not measured.
+            # `codecarbon` is optional. Without it the model card says that the energy was not measured.
             self.tracker = None
         else:
-            # The country only decides the emissions, which are not taken.
+            # The tracker requires a country. It decides the emissions only, which are not used.
             self.tracker = OfflineEmissionsTracker(
                 country_iso_code="USA", save_to_file=False, log_level="error", allow_multiple_runs=True
             )

@@ -1,4 +1,4 @@
-"""The facts of a run that the report, the card and, later, the record hold."""
+"""Collects the facts of a run for the report, the model card and the deletion record."""
 
 import math
 import os
@@ -27,27 +27,28 @@ from .report import weights_sha256
 
 def run_facts(trainer, request: ForgetRequest | None, dataset_name: str | None, provenance: Provenance) -> dict:
     """
-    What ran, on what, with which outcome. Called on all processes, after training.
+    Collects what ran, on which model and data, and with which outcome. Must be called on all processes, after
+    training.
 
     Args:
         trainer ([`UnlearningTrainer`]):
-            Has been trained.
+            A trainer whose `train` has ended.
         request ([`ForgetRequest`], *optional*):
-            What was forgotten; described in words that name no record.
+            What was forgotten. Only its id, date and general description are used.
         dataset_name (`str`, *optional*):
             Hub id or path of the dataset.
-        provenance ([`Provenance`]):
-            Where the images and the model come from.
+        provenance ([`~publication.record.Provenance`]):
+            Where the forgotten images and the model come from.
 
     Returns:
-        `dict`: JSON values only; no path of the machine, no token, no record.
+        `dict`: JSON values. No path of the machine, no token and no name of an image is among them.
     """
     step = trainer.step
     return {
         "request": {
             "kind": request.kind if request else trainer.args.forget_kind,
             "description": description_of(request),
-            # Both are meant to be published; the reason and the requester are not.
+            # The id and the date may be published. The reason and the requester may not.
             **({"id": request.id} if request and request.id else {}),
             **({"date": request.date} if request and request.date else {}),
         },
@@ -62,7 +63,7 @@ def run_facts(trainer, request: ForgetRequest | None, dataset_name: str | None, 
         "hyperparameters": trainer.args.settings(),
         "forget_kind": trainer.args.forget_kind,
         "change_elsewhere": trainer.change,
-        # JSON has no infinity: no limit.
+        # JSON has no infinity: `None` stands for no limit.
         "change_limit": trainer.change_limit if math.isfinite(trainer.change_limit) else None,
         "step": asdict(step) if step is not None else None,
         "passes": {"forget_set": trainer.passes, "guard_images": trainer.guard.passes} if step is not None else None,
@@ -86,17 +87,20 @@ def provenance_of(
     trainer, request: ForgetRequest | None, folder: str | None = None, dataset_revision: str | None = None
 ) -> Provenance:
     """
-    Where the forgotten images and the model come from: what the trainer and its forget set know.
+    Collects where the forgotten images and the model come from, from what the trainer and its forget set know.
 
     Args:
         trainer ([`UnlearningTrainer`]):
-            Has been trained.
+            A trainer whose `train` has ended.
         request ([`ForgetRequest`], *optional*):
             What was forgotten.
         folder (`str`, *optional*):
-            The data folder, which the names of the images are relative to; found from the dataset when not given.
+            The data folder, to which the paths of the images are relative; found from the dataset if not given.
         dataset_revision (`str`, *optional*):
-            Branch, tag or commit of the dataset, where the dataset does not know it.
+            Branch, tag or commit of the dataset. Used only if the dataset itself does not know its commit.
+
+    Returns:
+        [`~publication.record.Provenance`]
     """
     images, source = trainer.train_dataset.parts["forget"], trainer.source
     facts = {}
@@ -122,26 +126,29 @@ def provenance_of(
 
 
 def name_of_dataset(source: ForgetSource | None, request: ForgetRequest | None) -> str | None:
-    """What the request calls the dataset, or its id on the hub, if it comes from there."""
+    """Name of the dataset: as the request gives it, else its id on the hub, else `None`."""
     if request is not None and request.dataset is not None:
         return request.dataset
     return hub_source(source.dataset)[0] if source is not None else None
 
 
 def description_of(request: ForgetRequest | None) -> str:
-    """What is forgotten, in words that name no record."""
+    """Describes what is forgotten in words that can be published: they name no single image."""
     return request.describe() if request is not None else "a set of images"
 
 
 def public_name(name_or_path: str | None) -> str | None:
-    """A hub id as it is; of a local path the last part alone, for the rest would tell about the machine."""
+    """
+    A name that can be published: a hub id as it is, and only the last part of a local path, since the rest would tell
+    about the machine.
+    """
     if name_or_path is not None and Path(name_or_path).exists():
         return Path(name_or_path).absolute().name
     return name_or_path
 
 
 def environment(trainer) -> dict:
-    """Versions, device and processes."""
+    """Versions of the libraries, the device and the number of processes."""
     return {
         "hf_unlearn": __version__,
         "torch": torch.__version__,

@@ -1,4 +1,4 @@
-"""Pushes a run to the hub: weights, config, image processor, card, report, record and pictures in one commit."""
+"""Pushes a run to the hub: weights, configuration, image processor, card, report, record and figures in one commit."""
 
 import json
 import tempfile
@@ -13,21 +13,17 @@ from .files import CARD, PUBLISHED, RECORD, SIGNATURE
 
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.h5", "*.msgpack", "*.pt", "*.pth")
-# What an earlier push left and this one does not bring: above all weights that still know the images.
+# Files of an earlier push that are deleted if this push does not replace them. Above all, old weights still know the
+# forgotten images.
 STALE = (*WEIGHTS, "*.safetensors.index.json", "*.bin.index.json", "figures/*.png", SIGNATURE, "adapter_config.json")
 
-# Seconds before each new try, if the hub does not say how long to wait.
+# Seconds to wait before each new try, if the hub does not say how long.
 WAITS = (1, 2, 4, 8)
 LONGEST_WAIT = 300
 
 
 def find_token(token: str | None) -> str:
-    """
-    The token given, else the one of the login.
-
-    Raises:
-        [`InputError`]: if there is none.
-    """
+    """The token given, else the token of the login; an [`InputError`] if there is none."""
     import huggingface_hub
 
     token = token or huggingface_hub.get_token()
@@ -40,26 +36,26 @@ def check_push(
     repo_id: str, original_repo_id: str, token: str | None, revision: str | None = None, create_pr: bool = False
 ) -> str:
     """
-    Finds out before the work whether a push can go through.
+    Checks whether a push can succeed, before the run starts.
 
     Args:
         repo_id (`str`):
-            Where to push, with or without the namespace.
+            The repository to push to, with or without its namespace.
         original_repo_id (`str`):
-            The model being unlearned, which must not be overwritten.
-        token (`str`, *optional*):
-            Defaults to the one of the login.
+            The model that is unlearned. It must not be overwritten.
+        token (`str` or `None`):
+            Token of the hub; `None` for the token of the login.
         revision (`str`, *optional*):
             Branch to push to.
         create_pr (`bool`, *optional*, defaults to `False`):
-            Whether to open a pull request, which overwrites nothing.
+            Whether the push opens a pull request, which overwrites nothing.
 
     Returns:
-        `str`: the repository's full name.
+        `str`: name of the repository with its namespace.
 
     Raises:
-        [`InputError`]: without a valid token, if the hub cannot be reached, or if the repository is the original or
-            holds another model.
+        [`InputError`]: if there is no valid token, if the hub cannot be reached, or if the repository is that of the
+            original model or holds another model.
     """
     import huggingface_hub
 
@@ -71,7 +67,8 @@ def check_push(
             repo_id = f"{user}/{repo_id}"
         files = [] if create_pr else retry(lambda: files_of(api, repo_id, revision)[1])
     except Exception as error:
-        # Whatever went wrong, the work has not started: say so in one line. No message of the hub holds the token.
+        # The run has not started, so every error becomes one line. `in_short` leaves out the text of the error, which
+        # may hold what was sent.
         raise InputError(
             "push_to_hub", f"the hub does not accept the token or cannot be reached ({in_short(error)})."
         ) from error
@@ -82,12 +79,11 @@ def check_push(
 
 def refuse_overwriting(repo_id: str, original_repo_id: str | None, files: list[str]) -> None:
     """
-    Args:
-        files (`list[str]`):
-            Paths of what the repository holds.
+    Checks that a push to `repo_id`, which holds `files`, overwrites no model that hf_unlearn did not push.
 
     Raises:
-        [`InputError`]: if the repository is the original's, or holds a model that no run of hf_unlearn pushed.
+        [`InputError`]: if the repository is that of the original model, or if it holds weights without a deletion
+            record.
     """
     if repo_id == original_repo_id:
         raise InputError(
@@ -102,7 +98,10 @@ def refuse_overwriting(repo_id: str, original_repo_id: str | None, files: list[s
 
 
 def files_of(api, repo_id: str, revision: str | None) -> tuple[str | None, list[str]]:
-    """Commit and paths of a repository at a revision; `None` and no paths if there is none."""
+    """
+    Commit and file paths of a repository at a revision; `None` and no paths if there is no such repository or
+    revision.
+    """
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     try:
@@ -124,35 +123,35 @@ def push_folder(
     overwrite_model: bool = False,
 ) -> str:
     """
-    Pushes a finished run as one commit: the repository has all of it or nothing. A push that was already made changes
-    nothing, and one that was cut off goes on where it was: files that arrived are not sent again.
+    Pushes a finished run as one commit, so the repository gets all files or none. Pushing the same run again changes
+    nothing. After an interrupted push, files that already arrived are not sent again.
 
     Args:
         folder (`str` or `Path`):
             The output folder of a run.
         repo_id (`str`):
-            Where to push.
-        token (`str`, *optional*):
-            Defaults to the one of the login.
+            The repository to push to.
+        token (`str`, *optional*, defaults to the token of the login):
+            Token of the hub.
         private (`bool`, *optional*, defaults to `True`):
             Whether a new repository is private.
-        revision (`str`, *optional*):
-            Branch, made if it is not there; defaults to the main one. With `create_pr` the branch to merge into.
-        commit_message (`str`, *optional*):
+        revision (`str`, *optional*, defaults to the main branch):
+            Branch to push to; made if it does not exist. With `create_pr`, the branch that the pull request is for.
+        commit_message (`str`, *optional*, defaults to `"Unlearned model"`):
             Message of the commit.
         create_pr (`bool`, *optional*, defaults to `False`):
             Whether to open a pull request.
         tag (`str`, *optional*):
-            Name to give to the commit.
+            Name of a tag for the commit.
         overwrite_model (`bool`, *optional*, defaults to `False`):
-            Whether a model may be replaced that no run of hf_unlearn pushed, even the original.
+            Whether to replace a model that hf_unlearn did not push, even the original model.
 
     Returns:
-        `str`: URL of the commit or the pull request.
+        `str`: URL of the commit or of the pull request.
 
     Raises:
-        [`InputError`]: if the folder holds no finished run, or the repository holds another model.
-        [`HubPushError`]: if the hub fails; everything stays on disk.
+        [`InputError`]: if the folder holds no finished run, or if the repository holds another model.
+        [`HubPushError`]: if the hub fails. All files stay on the disk.
     """
     from huggingface_hub import HfApi
 
@@ -169,7 +168,7 @@ def push_folder(
     except InputError:
         raise
     except Exception as error:
-        # The client raises many kinds of errors (HTTP, connection, time-out); for the user they are one.
+        # The client raises many kinds of errors (HTTP, connection, time-out). They all become one error for the user.
         raise HubPushError(
             f"the push to {repo_id} failed ({in_short(error)}). Everything is in {folder}; "
             f"push it again with: hf-unlearn push {folder} --hub_model_id {repo_id}"
@@ -187,7 +186,7 @@ def push_once(
     tag: str | None,
     overwrite_model: bool,
 ) -> str:
-    """One try of [`push_folder`]. It starts from what the repository holds now, so it can be made again at any time."""
+    """One try of [`push_folder`]. It can be repeated, since it starts from the current files of the repository."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     from .model_card import merge_cards
@@ -201,7 +200,8 @@ def push_once(
         refuse_overwriting(repo_id, original_of(folder), present)
     record = folder / RECORD
     if create_pr:
-        # Found again by its title after an answer that got lost, or at a second push.
+        # The title tells whether a pull request for this record is already open: from an earlier push, or from a try
+        # whose answer did not arrive.
         name = read_record(record)["record_sha256"][:12] if record.is_file() else "none"
         commit_message = f"{commit_message} (record {name})"
         for discussion in api.get_repo_discussions(repo_id, discussion_type="pull_request", discussion_status="open"):
@@ -222,7 +222,7 @@ def push_once(
         commit_message=commit_message,
         revision=revision,
         create_pr=create_pr,
-        # Refused if someone else was quicker: then the next try looks at their commit first.
+        # The hub refuses the commit if someone else has committed since. The next try then starts from their commit.
         parent_commit=head,
     )
     if tag is not None:
@@ -232,8 +232,10 @@ def push_once(
 
 def set_tag(api, repo_id: str, tag: str, commit: str) -> None:
     """
+    Tags a commit. Does nothing if the commit already has this tag.
+
     Raises:
-        [`InputError`]: if the tag names another commit.
+        [`InputError`]: if the tag already names another commit.
     """
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -247,7 +249,12 @@ def set_tag(api, repo_id: str, tag: str, commit: str) -> None:
 
 
 def original_of(folder: Path) -> str | None:
-    """The model that was unlearned, as the report names it."""
+    """
+    Name of the model that was unlearned, from the report; `None` if there is no report.
+
+    Raises:
+        [`InputError`]: if `report.json` is not the report of a run.
+    """
     report = folder / "report.json"
     if not report.is_file():
         return None
@@ -258,15 +265,18 @@ def original_of(folder: Path) -> str | None:
 
 
 def matches(path: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a path fits one of the patterns; a pattern without a slash fits files at the top only."""
+    """Whether a path fits one of the patterns. A pattern fits only paths with as many slashes as it has itself."""
     return any(fnmatch(path, pattern) and path.count("/") == pattern.count("/") for pattern in patterns)
 
 
-# ---- What to do when the hub fails ----
+# ---- Trying again when the hub fails ----
 
 
 def retry(call: Callable[[], Any]) -> Any:
-    """Calls until it succeeds, as long as the error is one that goes away by itself."""
+    """
+    Calls a function until it succeeds. An error that another try cannot fix is raised at once; after the last try,
+    every error is raised.
+    """
     for wait in (*WAITS, None):
         try:
             return call()
@@ -279,16 +289,16 @@ def retry(call: Callable[[], Any]) -> Any:
 
 def wait_after(error: Exception, wait: float | None) -> float | None:
     """
-    How long to wait after an error before the next try.
+    How long to wait before the next try, after an error.
 
     Args:
         error (`Exception`):
             What the client of the hub raised.
-        wait (`float`, *optional*):
-            How long, if the hub does not say it; `None` if there is no next try.
+        wait (`float` or `None`):
+            Seconds to wait if the hub does not say how long; `None` if there is no next try.
 
     Returns:
-        `float` or `None`: `None` if another try would not help.
+        `float` or `None`: seconds to wait; `None` if the error must be raised.
     """
     if wait is None:
         return None
@@ -298,7 +308,7 @@ def wait_after(error: Exception, wait: float | None) -> float | None:
     for cause in causes(error):
         if isinstance(cause, HfHubHTTPError):
             status = cause.response.status_code
-            # 412: someone else has committed. A large file that arrived damaged is refused with 400 when it is verified.
+            # 412: someone else has committed. 400 at this address: a large file arrived damaged.
             damaged = status == 400 and str(cause.response.url).endswith("/info/lfs/objects/verify")
             if status in (408, 412, 429, 500, 502, 503, 504) or damaged:
                 asked = cause.response.headers.get("Retry-After", "")
@@ -309,14 +319,14 @@ def wait_after(error: Exception, wait: float | None) -> float | None:
 
 
 def causes(error: BaseException | None):
-    """An error and those it came from."""
+    """Yields an error and the errors that caused it."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def in_short(error: Exception) -> str:
-    """An error of the client without its message, which may hold what was sent: its kind and, if there is one, the status."""
+    """The type of an error and its HTTP status, if any. The message is left out, since it may hold what was sent."""
     for cause in causes(error):
         response = getattr(cause, "response", None)
         if response is not None:
@@ -328,20 +338,20 @@ def download(
     repo_id: str, revision: str | None = None, token: str | None = None, cache_dir: str | None = None
 ) -> Path:
     """
-    Downloads what a run published.
+    Downloads a repository; `revision` is a branch, tag, commit or pull request (`refs/pr/N`).
 
     Returns:
-        `Path`: the folder.
+        `Path`: the folder with the files.
 
     Raises:
-        [`InputError`]: if there is no such repository or it cannot be reached.
+        [`InputError`]: if the repository does not exist or the hub cannot be reached.
     """
     from huggingface_hub import snapshot_download
 
     try:
         return Path(retry(lambda: snapshot_download(repo_id, revision=revision, token=token, cache_dir=cache_dir)))
     except Exception as error:
-        # The client raises many kinds of errors; for the user they are one.
+        # The client raises many kinds of errors. They all become one error for the user.
         raise InputError(
             "target", f"{repo_id!r} is no folder, and no repository that can be reached ({in_short(error)})."
         ) from error
@@ -349,13 +359,17 @@ def download(
 
 def validate_card(card: str) -> str:
     """
-    Has the hub check the front matter of a card, as it does at every push.
+    Lets the hub check the front matter of a card, as it does at every push.
+
+    Args:
+        card (`str`):
+            The text of `README.md`.
 
     Returns:
-        `str`: what it said, or that it could not be reached.
+        `str`: a sentence: the hub accepts the front matter, or could not be reached.
 
     Raises:
-        [`InputError`]: if the hub finds fault with it.
+        [`InputError`]: if the hub refuses the front matter.
     """
     from huggingface_hub import ModelCard
 
@@ -364,6 +378,6 @@ def validate_card(card: str) -> str:
     except ValueError as error:
         raise InputError("card", f"the hub refuses the front matter: {' '.join(str(error).split())}") from error
     except Exception as error:
-        # No connection, offline mode, a hub that is down: the card was written all the same.
+        # The hub cannot be reached. The card is already written, so this is not an error.
         return f"The front matter was not checked: the hub cannot be reached ({type(error).__name__})."
     return "The hub accepts the front matter."

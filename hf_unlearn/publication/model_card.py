@@ -1,4 +1,4 @@
-"""The model card: facts from the report, put into a template; what users write around its sections stays."""
+"""The model card: a template filled with facts from the report. Text that a user wrote around its sections is kept."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from .report import UnlearningReport
 from .search import Search
 
 
-# Of reports that do not say it: all were written with the first limit.
+# Limit of the change elsewhere, for reports without `change_limit`: they were written when this was the only limit.
 FIRST_CHANGE_LIMIT = 0.40
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 
@@ -27,7 +27,7 @@ CAPTIONS = {
     "attacks.png": "How well an attack tells the forget set from unseen images: on the diagonal not at all",
 }
 
-# Where each metric was measured, for the model-index: (split, name of the metric).
+# The metrics in the model-index of the card: (split, name).
 INDEX = {
     "forget_accuracy": ("forget", "Accuracy on the forget set"),
     "forget_test_accuracy": ("forget_test", "Accuracy on unseen images of what was forgotten"),
@@ -40,15 +40,15 @@ FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---[ \t]*(?:\n|\Z)", re.DOTALL)
 SECTION = re.compile(r"<!-- hf-unlearn:begin (\w+) -->\n.*?<!-- hf-unlearn:end \1 -->\n?", re.DOTALL)
 
 
-# ---- What comes from data, files or the hub cannot become YAML, HTML or a link ----
+# ---- Escaping: text from data, files or the hub must not become YAML, HTML or a link ----
 
 
 class Markdown(str):
-    """Text that is meant as Markdown. Every other string is shown as it is."""
+    """Text that is already Markdown. [`plain`] escapes every other string."""
 
 
 def single_line(text: str) -> str:
-    """Text without line breaks, control characters and marks that change the direction of writing; at most 300 characters."""
+    """Removes line breaks, control characters and marks of writing direction; cuts the text at 300 characters."""
     text = "".join(" " if unicodedata.category(character)[0] in "CZ" else character for character in str(text))
     text = " ".join(text.split())
     return text if len(text) <= 300 else text[:299] + "…"
@@ -56,54 +56,58 @@ def single_line(text: str) -> str:
 
 def plain(value):
     """
-    A value as Markdown that shows it and does nothing else: no HTML, emphasis, formula, link or address that a page
-    would turn into a link. Numbers stay as they are.
+    Escapes a value so that Markdown shows it as plain text: as no HTML, emphasis, formula or link. Numbers and
+    [`Markdown`] are returned unchanged.
     """
     if isinstance(value, Markdown) or not isinstance(value, str):
         return value
-    # A backslash could open a formula, and no escape keeps a page from linking an address: a space does.
+    # A backslash could start a formula and becomes a slash. The website of the hub turns every address into a link,
+    # escaped or not, unless a space breaks it.
     text = single_line(value).replace("\\", "/").replace("://", ": //").replace("@", " (at) ")
     text = re.sub(r"\bwww\.", "www .", text, flags=re.IGNORECASE)
     return Markdown(re.sub(r"([`*{}\[\]<>#|~$&]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text))
 
 
 def code(value) -> Markdown:
-    """A value as inline code, also in a table."""
+    """A value as inline code. It can also stand in a table."""
     return Markdown("`" + single_line(value).replace("`", "'").replace("|", "\\|") + "`")
 
 
 def quoted(value) -> Markdown:
-    """A value in double quotes, inside a block of code."""
+    """A value in double quotes, for a code block."""
     return Markdown(json.dumps(single_line(value).replace("`", "'"), ensure_ascii=False))
 
 
 def shell(value) -> Markdown:
-    """A name inside a command; what a shell could take for more than a name becomes a dash."""
+    """
+    A name for a shell command in a code block. Characters other than ASCII letters, digits, `_`, `.`, `/` and `-`
+    become dashes.
+    """
     return Markdown(re.sub(r"[^\w./-]", "-", single_line(value), flags=re.ASCII))
 
 
 def model_link(name: str) -> Markdown:
-    """A link to a model or dataset of the hub; the bare name of a local one."""
+    """A link to a model or dataset on the hub, or the name as inline code if it is not on the hub."""
     return Markdown(f"[{name}](https://huggingface.co/{name})") if is_hub_id(name) else code(name)
 
 
 def is_hub_id(name: str | None) -> bool:
-    """Whether a name has the form of a repository of the hub with its namespace."""
+    """Whether a name has the form `namespace/name` of a repository on the hub."""
     return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name or "", re.ASCII) is not None
 
 
 def is_timm(architecture: str) -> bool:
-    """Whether the folder of a model is one of timm's, which transformers reads through a wrapper."""
+    """Whether a model is a timm model, which transformers loads through a wrapper."""
     return architecture.startswith("TimmWrapper")
 
 
-# ---- The card ----
+# ---- The model card ----
 
 
 @dataclass
 class UnlearningCardData:
     """
-    The facts of a card that go into its front matter.
+    The facts for the front matter of a model card.
 
     Args:
         report ([`UnlearningReport`]):
@@ -116,7 +120,7 @@ class UnlearningCardData:
     name: str
 
     def front_matter(self) -> dict:
-        """The metadata of the hub. There are no widget examples: they could show what was forgotten."""
+        """The metadata that the hub reads. It has no widget examples, since they could show forgotten images."""
         from huggingface_hub import EvalResult, ModelCardData
 
         run = self.report.run
@@ -155,17 +159,17 @@ def render_model_card(
     report: UnlearningReport, repo_id: str, figures: list[str], template: str | Path = TEMPLATE
 ) -> str:
     """
-    Renders the card.
+    Renders the model card.
 
     Args:
         report ([`UnlearningReport`]):
             The measurements and the facts of the run.
         repo_id (`str`):
-            What to pass to `pipeline` to load the model; its last part is the title.
+            The name with which `pipeline` loads the model. Its last part is the title of the card.
         figures (`list[str]`):
-            Paths of the pictures, relative to the card.
-        template (`str` or `Path`, *optional*):
-            Jinja template. Its front matter is `{{ front_matter }}`, its sections stand between the marks
+            Paths of the figures, relative to the card.
+        template (`str` or `Path`, *optional*, defaults to the template of the package):
+            Jinja template. `{{ front_matter }}` stands for the front matter. Each section stands between
             `<!-- hf-unlearn:begin NAME -->` and `<!-- hf-unlearn:end NAME -->`.
 
     Returns:
@@ -177,7 +181,7 @@ def render_model_card(
     from jinja2 import StrictUndefined, TemplateError
     from jinja2.sandbox import SandboxedEnvironment
 
-    # What a template shows goes through `plain` unless it is marked as Markdown.
+    # `finalize` escapes every value that a template shows, unless it is marked as Markdown.
     environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True, finalize=plain)
     environment.filters |= {
         "code": code,
@@ -186,7 +190,7 @@ def render_model_card(
         "capital": lambda text: text[:1].upper() + text[1:],
     }
     run = report.run
-    # The first model of all, which is the one before this request unless there were earlier ones.
+    # The first model of the lineage. Without earlier requests it is the model that this run unlearned.
     origin = (
         run["lineage"][0]["model"] if run["lineage"] else {"name": run["model"], "revision": run["model_revision"]}
     )
@@ -216,7 +220,7 @@ def render_model_card(
         "hyperparameters": {name: value for name, value in run["hyperparameters"].items() if value is not None},
         "step": Search(**run["step"]).describe() if run["step"] else None,
         "change_elsewhere": f"{run['change_elsewhere']:.3f}",
-        # Reports of before there were several limits name none.
+        # Old reports hold no limit, see `FIRST_CHANGE_LIMIT`.
         "change_limit": run.get("change_limit", FIRST_CHANGE_LIMIT),
         "passes": run["passes"],
         "updates": run["updates"],
@@ -237,7 +241,17 @@ def render_model_card(
 
 
 def sequence_table(sequence: dict) -> dict:
-    """The columns and rows of the table of several requests, from what [`~sequence.Tracker.table`] returned."""
+    """
+    The columns and rows of the table of several requests.
+
+    Args:
+        sequence (`dict`):
+            What [`~evaluation.sequence.Tracker.table`] returns.
+
+    Returns:
+        `dict`: `columns`, the ids of the requests, and `rows`, each a pair of the id of the request that was carried
+        out (`"before"` for the original model) and the accuracies in percent.
+    """
     columns = [*sequence["requests"], "retain", "retain_test"]
     rows = []
     for step in sequence["steps"]:
@@ -251,24 +265,25 @@ def write_model_card(
     folder: str | Path, repo_id: str | None = None, template: str | Path = TEMPLATE, keep: str | None = None
 ) -> Path:
     """
-    Writes `README.md` into the folder of a run, from its `report.json` and its pictures alone. What stands around the
-    generated sections of a card that is there stays, as do keys of its front matter that are not generated.
+    Writes `README.md` into the folder of a run, from its `report.json` and its figures alone. If the folder already
+    has a card, the text around its generated sections is kept, and so are the keys of its front matter that are not
+    generated.
 
     Args:
         folder (`str` or `Path`):
             The output folder of a run.
-        repo_id (`str`, *optional*):
-            The repository on the hub, defaults to the name of the folder.
-        template (`str` or `Path`, *optional*):
+        repo_id (`str`, *optional*, defaults to the name of the folder):
+            The repository on the hub.
+        template (`str` or `Path`, *optional*, defaults to the template of the package):
             See [`render_model_card`].
-        keep (`str`, *optional*):
-            The card whose own text stays, defaults to the one in the folder.
+        keep (`str`, *optional*, defaults to the text of the card in the folder):
+            Text of an older card. What the user wrote in it is kept.
 
     Returns:
         `Path`: the card.
 
     Raises:
-        [`InputError`]: if there is no report, or one that misses what the card says.
+        [`InputError`]: if there is no report, or if it lacks something that the card needs.
     """
     folder = Path(folder)
     report = UnlearningReport.from_json(folder / "report.json")
@@ -291,8 +306,9 @@ def write_model_card(
 
 def merge_cards(old: str, new: str) -> str:
     """
-    The new card with what the user wrote in the old one: text before, between and after the generated sections, and
-    keys of the front matter. A card without generated sections is the user's own: it follows after the new one.
+    The text of the new card with what a user wrote into the old one: the text around its generated sections, and keys
+    of its front matter. An old card without generated sections was written by the user alone; its text follows after
+    the new card.
     """
     old_front, old_body = split_front_matter(old)
     new_front, new_body = split_front_matter(new)
@@ -307,7 +323,7 @@ def merge_cards(old: str, new: str) -> str:
     else:
         left = dict(sections)
         body = SECTION.sub(lambda match: left.pop(match[1], ""), old_body)
-        # Sections that the old card did not have yet go to their place, after the one before them.
+        # A section that the old card does not have goes behind the section that precedes it in the new card.
         before = None
         for name, section in sections.items():
             if name in left:
@@ -317,7 +333,7 @@ def merge_cards(old: str, new: str) -> str:
     return f"---\n{to_yaml(front)}\n---\n{body if body.startswith(chr(10)) else chr(10) + body}"
 
 
-# Keys of the front matter that are written anew each time.
+# Keys of the front matter that are always taken from the new card.
 GENERATED_KEYS = {
     "base_model",
     "base_model_relation",
@@ -331,9 +347,10 @@ GENERATED_KEYS = {
 
 def split_front_matter(card: str) -> tuple[dict, str]:
     """
-    Metadata and text of a card; no metadata if they are missing, or not the plain YAML that a card needs.
+    Splits a card into the metadata of its front matter and its text. The metadata is empty if there is no front
+    matter, or if it is not the plain YAML that [`~request.forget_request.RequestLoader`] reads.
     """
-    # What was edited on a page of the hub may have the line breaks of Windows.
+    # A card that was edited on the website of the hub can have Windows line breaks.
     card = card.replace("\r\n", "\n")
     match = FRONT_MATTER.match(card)
     if match is None:
@@ -346,12 +363,15 @@ def split_front_matter(card: str) -> tuple[dict, str]:
 
 
 def to_yaml(metadata: dict) -> str:
-    """Metadata as the YAML of a front matter, without the dashes."""
+    """Writes metadata as YAML, without the lines of dashes around a front matter."""
     return yaml.dump(metadata, Dumper=CardDumper, sort_keys=False, allow_unicode=True, width=10**6).rstrip("\n")
 
 
 class CardDumper(RequestDumper):
-    """Writes a value that comes twice twice: the reader refuses references."""
+    """
+    Writes YAML without aliases, which [`~request.forget_request.RequestLoader`] does not read: a value that occurs
+    twice is written twice.
+    """
 
     def ignore_aliases(self, data) -> bool:
         return True
@@ -359,12 +379,15 @@ class CardDumper(RequestDumper):
 
 def card_sha256(card: str) -> str:
     """
-    SHA-256 of what a card states: the results in its front matter and its generated sections, whatever the user wrote
-    around them.
+    SHA-256 of what a card states: the results in its front matter and its generated sections. Text that a user wrote
+    around them does not change it.
 
     Args:
         card (`str`):
             The text of `README.md`.
+
+    Returns:
+        `str`: 64 hexadecimal digits.
     """
     metadata, body = split_front_matter(card)
     stated = [metadata.get("model-index"), [match[0].rstrip("\n") for match in SECTION.finditer(body)]]

@@ -1,4 +1,4 @@
-"""Pictures of a report. Colours are those of Okabe and Ito, which colour-blind readers can tell apart."""
+"""Draws the figures of a report. The colours are those of Okabe and Ito, which colour-blind readers can tell apart."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from .report import ROC_FPR, UnlearningReport
 
 
 COLORS = {"original": "#0072B2", "unlearned": "#D55E00", "retrained": "#009E73"}
-# Lines differ without colours too.
+# Style and width of the lines, so that they can be told apart without colours.
 LINES = {"original": ("-", 1.3), "unlearned": ("-", 2.4), "retrained": ("--", 1.6)}
 MARKERS = {"original": "o", "unlearned": "D", "retrained": "s"}
 SPLIT_COLORS = {"forget": "#D55E00", "retain": "#0072B2", "test": "#000000"}
@@ -20,14 +20,15 @@ SPLIT_LABELS = {
 
 def save_figures(report: UnlearningReport, folder: str | Path) -> list[Path]:
     """
-    Draws what the report allows: accuracy before and after, entropy of the output before and after, accuracy per class,
-    answers per class and how well the attacks do. A solid white ground keeps them readable on light and dark pages.
+    Draws the figures that the report has data for: accuracies before and after, entropies of the outputs before and
+    after, accuracy per class, predictions per class, and ROC curves of the attacks. The white background keeps them
+    readable on light and dark pages.
 
     Args:
         report ([`UnlearningReport`]):
             The measurements.
         folder (`str` or `Path`):
-            Where the PNG files go; created if missing.
+            Folder for the PNG files; made if it does not exist.
 
     Returns:
         `list[Path]`: the files written.
@@ -54,18 +55,20 @@ def save_figures(report: UnlearningReport, folder: str | Path) -> list[Path]:
 
 
 def _plain(axes) -> None:
-    """Only the axes that carry a scale."""
+    """Hides the upper and the right border, which have no scale."""
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def _short(name: str, length: int = 22) -> str:
-    """A label name that leaves room for the picture: the first of its synonyms, without its middle if that is long."""
+    """
+    Shortens a label name: keeps the first of its synonyms (before the first comma), and cuts the middle of a long one.
+    """
     name = name.split(",")[0]
     return name if len(name) <= length else f"{name[: length // 2]}…{name[length // 2 + 1 - length :]}"
 
 
 def _accuracy(report, figure) -> bool:
-    """Grouped bars: one group per split, one bar per model."""
+    """Bars of the accuracies: one group per split, one bar per model."""
     models = report.models()
     groups = [
         split
@@ -92,7 +95,7 @@ def _accuracy(report, figure) -> bool:
 
 
 def _entropy(report, figure) -> bool:
-    """Histograms of the output's entropy, one panel per model, one line per split."""
+    """Histograms of the entropy of the outputs: one panel per model, one line per split."""
     histograms = {model: report.results[model]["entropy_histogram"] for model in report.models()}
     if not any("forget" in splits for splits in histograms.values()):
         return False
@@ -122,7 +125,10 @@ def _entropy(report, figure) -> bool:
 
 
 def _class_accuracy(report, figure) -> bool:
-    """One row per class with a dot per model. With many classes, those that changed most, beside the change of all."""
+    """
+    Accuracy per class: one row per class, one marker per model. With more than 25 classes, the 25 whose accuracy
+    changed most, and a histogram of the changes of all classes.
+    """
     by_model = {model: report.results[model]["class_accuracy"] for model in report.models()}
     classes = list(by_model.get("unlearned", {}))
     if not classes:
@@ -165,7 +171,9 @@ def _class_accuracy(report, figure) -> bool:
 
 
 def _confusion(report, figure) -> bool:
-    """One panel per model: true class by answer, each row in percent of its images."""
+    """
+    Confusion matrices: one panel per model, true classes by predicted classes, each row in percent of its images.
+    """
     classes = [_short(name, 16) for name in report.confusion_classes]
     if not classes:
         return False
@@ -196,7 +204,7 @@ def _confusion(report, figure) -> bool:
 
 
 def _attacks(report, figure) -> bool:
-    """ROC curves: one panel per attack, one line per model."""
+    """ROC curves of the attacks: one panel per attack, one line per model."""
     curves = {model: report.results[model]["roc"] for model in report.models()}
     attacks = list(curves["unlearned"])
     if not attacks:
@@ -224,17 +232,17 @@ def _attacks(report, figure) -> bool:
 
 def save_relearning_curves(report, path: str | Path) -> Path:
     """
-    Draws how fast copies of the models learn the forget set again: one panel per split measured, one line per model;
-    the retrained models share a colour, and their band is shaded.
+    Draws how fast copies of the models learn the forget set again: one panel per measured split, one line per model.
+    All retrained models have the same colour, and the area between their lowest and highest curve is filled.
 
     Args:
-        report ([`~verification.VerificationReport`]):
+        report ([`~evaluation.verification_report.VerificationReport`]):
             The measurements.
         path (`str` or `Path`):
-            The PNG file.
+            The PNG file to write.
 
     Returns:
-        `Path`: the file.
+        `Path`: the PNG file.
     """
     from matplotlib.figure import Figure
 
@@ -261,7 +269,7 @@ def save_relearning_curves(report, path: str | Path) -> Path:
             axes.plot(report.steps, shares, markersize=4, label=label and label.removesuffix(" 1"), **styles[kind])
         axes.set_title(titles[split], fontsize=10)
         axes.set_xlabel("steps of re-learning")
-        # Differences lie in the first steps.
+        # The models differ in the first steps. This scale gives them more room.
         axes.set_xscale("symlog", linthresh=10)
         axes.set_xticks([0, 2, 5, 10, 20, 50, 100], ["0", "2", "5", "10", "20", "50", "100"])
         axes.set_xlim(-0.3, report.steps[-1] * 1.05)

@@ -1,4 +1,4 @@
-"""The deletion record: what was run on a request and what was measured, so that it can be checked later."""
+"""The deletion record: what was run for a request and what was measured, in a form that can be checked later."""
 
 import hashlib
 import hmac
@@ -34,20 +34,20 @@ class Provenance:
     Where the forgotten images and the model come from.
 
     Args:
-        forgotten (`list[str]`):
+        forgotten (`list[str]`, *optional*):
             Names of the forgotten images, see [`image_names`]. Only their HMAC goes into the record.
         dataset_revision (`str`, *optional*):
             Commit of the dataset on the hub.
         dataset_fingerprint (`str`, *optional*):
-            Fingerprint of the training split.
+            Fingerprint of the training split, by `datasets`.
         training_images (`int`, *optional*):
-            Its number of rows.
-        lineage (`list[dict]`):
+            Number of rows of the training split.
+        lineage (`list[dict]`, *optional*):
             Earlier requests of the model, see [`read_lineage`].
         sequence (`dict`, *optional*):
-            What became of each of several requests after each step, see [`~sequence.Tracker`].
+            Accuracies after each of several requests, see [`~evaluation.sequence.Tracker.table`].
         energy_kwh (`float`, *optional*):
-            Energy that unlearning took.
+            Energy that unlearning took, in kWh.
     """
 
     forgotten: list[str] = field(default_factory=list)
@@ -63,8 +63,12 @@ def image_names(
     dataset, image_column: str, request: ForgetRequest | None = None, root: str | None = None
 ) -> list[str]:
     """
-    What the forgotten images can be asked for by: `pixels:` and the SHA-256 of the pixels, `file:` and the path, `id:`
-    and the value of the request's id column, `row:` and the row number if the request was for rows.
+    The names by which one can ask a record for a forgotten image. Each has a prefix for its kind:
+
+    - `pixels:` and the SHA-256 of the pixels;
+    - `file:` and the path relative to `root`, or the file name of an image outside it;
+    - `id:` and the value of the request's id column;
+    - `row:` and the row number, if the request lists row numbers.
 
     Args:
         dataset (`datasets.Dataset`):
@@ -72,9 +76,12 @@ def image_names(
         image_column (`str`):
             The column of the images.
         request ([`ForgetRequest`], *optional*):
-            What was asked.
+            The request.
         root (`str`, *optional*):
-            The data folder, which paths are relative to.
+            The data folder.
+
+    Returns:
+        `list[str]`: several names per image.
     """
     from ..data.image_dataset import hash_images, image_paths
     from ..data.labels import read_column
@@ -94,7 +101,13 @@ def image_names(
 
 
 def hub_source(dataset) -> tuple[str | None, str | None]:
-    """Id and commit on the hub that a dataset was loaded from, which `datasets` keeps in the names of its files."""
+    """
+    Id and commit of the dataset on the hub that a dataset was loaded from. `datasets` keeps both in the addresses of
+    the downloaded files.
+
+    Returns:
+        `tuple[str | None, str | None]`: `None` twice if the dataset is not from the hub.
+    """
     for url in dataset.info.download_checksums or {}:
         found = re.search(r"(?:hf://|/)datasets/([^@]+)@([0-9a-f]{40})/", url)
         if found:
@@ -104,17 +117,20 @@ def hub_source(dataset) -> tuple[str | None, str | None]:
 
 def lineage_of(name: str, revision: str, token: str | None = None, cache_dir: str | None = None) -> list[dict]:
     """
-    Earlier requests of a model, from the record that lies with it; none if there is no record.
+    The earlier requests of a model, from the deletion record beside it.
 
     Args:
         name (`str`):
-            Folder or hub id of the model; empty for one that was never stored.
+            Folder or hub id of the model; empty for a model that was never stored.
         revision (`str`):
             Branch, tag or commit on the hub.
         token (`str`, *optional*):
-            For a private or gated model.
+            Token for a private or gated model.
         cache_dir (`str`, *optional*):
-            Where downloads are kept.
+            Folder of the download cache.
+
+    Returns:
+        `list[dict]`: see [`read_lineage`]; empty if there is no record.
     """
     path = Path(name) / RECORD
     if name and not Path(name).is_dir():
@@ -126,12 +142,14 @@ def lineage_of(name: str, revision: str, token: str | None = None, cache_dir: st
 
 
 def salted(salt: bytes, name: str) -> str:
-    """HMAC-SHA-256 of a name."""
+    """HMAC-SHA-256 of the name of an image, with the salt as the key."""
     return hmac.new(salt, name.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
 
 def new_salt(folder: Path) -> bytes:
-    """32 random bytes, kept in the folder of the run in a file that only its owner can read."""
+    """
+    Makes a salt of 32 random bytes, and writes it into the folder of the run as a file that only its owner can read.
+    """
     path = folder / SALT
     path.unlink(missing_ok=True)
     salt = secrets.token_hex(32)
@@ -142,6 +160,8 @@ def new_salt(folder: Path) -> bytes:
 
 def read_salt(path: str | Path) -> bytes:
     """
+    Reads a salt from its file.
+
     Raises:
         [`InputError`]: if the file holds no salt.
     """
@@ -161,11 +181,11 @@ def write_record(
         folder (`str` or `Path`):
             The output folder of a run, with the model and the report in it.
         report ([`UnlearningReport`]):
-            What was measured, with the facts of the run.
-        request ([`ForgetRequest`], *optional*):
-            What was asked, if not by a folder of images.
+            The measurements and the facts of the run.
+        request ([`ForgetRequest`] or `None`):
+            The request; `None` if the forget set came without one, for example as a folder of images.
         provenance ([`Provenance`]):
-            Where the images and the model come from.
+            Where the forgotten images and the model come from.
 
     Returns:
         `Path`: the record.
@@ -209,7 +229,7 @@ def write_record(
 
 
 def measured(report: UnlearningReport) -> dict:
-    """The numbers of a report, as the record holds them."""
+    """The numbers of a report that the record holds."""
     return {
         "splits": report.splits,
         "results": {model: result["metrics"] for model, result in report.results.items()},
@@ -218,7 +238,7 @@ def measured(report: UnlearningReport) -> dict:
 
 
 def seal(folder: Path, record: dict) -> Path:
-    """Adds the hashes of the files, of the card and of the record itself, and writes it."""
+    """Adds the hashes of the files, of the card and of the record itself to a record, and writes it."""
     card = folder / CARD
     record |= {
         "files": {name: sha256_of(folder / name) for name in published_files(folder)},
@@ -231,30 +251,34 @@ def seal(folder: Path, record: dict) -> Path:
     content = serialize(record)
     if not path.is_file() or path.read_bytes() != content:
         path.write_bytes(content)
-        # It signed another record.
+        # The old signature does not fit the new content.
         (folder / SIGNATURE).unlink(missing_ok=True)
     return path
 
 
 def reseal(folder: str | Path) -> None:
-    """Brings the hashes of a record up to date after the model or the card was written again; a no-op without one."""
+    """
+    Computes the hashes of a record again, after the model or the card was rewritten. Does nothing if there is no
+    record.
+    """
     folder = Path(folder)
     if (folder / RECORD).is_file():
         seal(folder, read_record(folder / RECORD))
 
 
 def serialize(record: dict) -> bytes:
-    """The one way to write a record: two files with the same content are the same byte for byte."""
+    """The bytes of a record. Records with equal content have equal bytes."""
     return (json.dumps(record, indent=1, sort_keys=True, ensure_ascii=True, allow_nan=False) + "\n").encode()
 
 
 def published_files(folder: Path) -> list[str]:
-    """What is published of a run, but for the card, the record and its signature."""
+    """The published files of a run, except the card, the record and its signature."""
     files = {path.relative_to(folder).as_posix() for pattern in PUBLISHED for path in folder.glob(pattern)}
     return sorted(files - {CARD, RECORD, SIGNATURE})
 
 
 def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while chunk := file.read(1 << 20):
@@ -267,14 +291,14 @@ def read_record(path: str | Path) -> dict:
     Reads a record and checks it against its schema.
 
     Raises:
-        [`InputError`]: if there is none or it is not valid.
+        [`InputError`]: if the file does not exist or holds no valid record.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError("record", f"there is no file {str(path)!r}.")
     try:
         record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-        # A number too large for a float is one that JSON has no word for.
+        # Python reads a number that is too large for a float as infinity, which `serialize` refuses.
         serialize(record)
     except (ValueError, RecursionError) as error:
         raise InputError("record", f"{path.name} is no JSON: {' '.join(str(error).split())[:200]}.") from error
@@ -286,7 +310,18 @@ def read_record(path: str | Path) -> dict:
 
 
 def read_lineage(record: dict) -> list[dict]:
-    """The lineage of a model that is unlearned from the model of this record: its own lineage, and the record."""
+    """
+    The lineage for a model that is unlearned starting from the model of this record: the lineage of this record, and
+    then this record in short.
+
+    Args:
+        record (`dict`):
+            What [`read_record`] returns.
+
+    Returns:
+        `list[dict]`: per earlier request, in their order: `model`, `request`, `images` (how many), `weights` (their
+        SHA-256 before and after), `ended` and `record_sha256`.
+    """
     return [
         *record["lineage"],
         {

@@ -1,4 +1,4 @@
-"""Checks a deletion record against itself and against the files beside it."""
+"""Checks a deletion record against itself and against the files beside it, and looks up an image in it."""
 
 import hashlib
 from pathlib import Path
@@ -17,25 +17,26 @@ from .report import UnlearningReport
 from .signing import Check, check_signature
 
 
-# Files that hold weights or code; one that the record does not list could change what the model does.
+# Names of files with weights or code. If the record does not list such a file, the file could change what the model
+# does.
 EXECUTABLE = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth", "*.pkl", "*.py")
 
 
 def verify(folder: str | Path, public_key: str | Path | None = None) -> list[Check]:
     """
-    Checks a record against itself and against the model, report, card and pictures beside it.
+    Checks a deletion record against itself and against the model, the report, the card and the figures beside it.
 
     Args:
         folder (`str` or `Path`):
-            The output folder of a run, or what was downloaded from the hub.
+            The output folder of a run, or a folder that was downloaded from the hub.
         public_key (`str` or `Path`, *optional*):
-            PEM file with the Ed25519 key that must have signed the record.
+            PEM file with the Ed25519 public key of the expected signer.
 
     Returns:
-        `list[Check]`: what was checked.
+        `list[Check]`: the outcome of each check.
 
     Raises:
-        [`InputError`]: if there is no record, or none that fits the schema.
+        [`InputError`]: if there is no record, or if it does not fit its schema.
     """
     folder = Path(folder)
     record = read_record(folder / RECORD)
@@ -93,11 +94,15 @@ def was_forgotten(record: dict, salt: bytes, name: str) -> bool:
 
     Args:
         record (`dict`):
-            What [`read_record`] returned.
+            What [`~publication.record.read_record`] returns.
         salt (`bytes`):
-            What [`read_salt`] returned.
+            What [`~publication.record.read_salt`] returns.
         name (`str`):
-            A path in the data folder, a value of the id column, a row number, or `pixels:` and a SHA-256.
+            A path in the data folder, a value of the id column, a row number, or `pixels:` and the SHA-256 of the
+            pixels.
+
+    Returns:
+        `bool`: `False` also means that the record knows the image under another name only, or that the salt is wrong.
     """
     names = [name] if name.startswith("pixels:") else [f"{kind}:{name}" for kind in ("file", "id", "row")]
     return any(salted(salt, one) in record["forgotten"]["hmac_sha256"] for one in names)

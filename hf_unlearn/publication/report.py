@@ -1,4 +1,4 @@
-"""What was measured: a dataclass, written to and read from JSON, and shown as a table."""
+"""The report of a run: all measurements in a dataclass that is written to and read from JSON, and shown as tables."""
 
 import hashlib
 import json
@@ -15,17 +15,18 @@ from ..terminal import print_table, print_text
 @dataclass(frozen=True)
 class Metric:
     """
-    One line of the report.
+    Describes one row of the tables.
 
     Args:
         label (`str`):
-            Its name in tables.
+            Name of the metric in tables.
         explanation (`str`):
-            What it is, in a few words.
+            What the metric measures, in a few words.
         needs (`tuple[str, ...]`):
-            What must be at hand to compute it: keys of [`NEEDS`].
+            What is needed to compute the metric: keys of [`NEEDS`].
         is_share (`bool`, *optional*, defaults to `False`):
-            Whether it belongs into the first table, in percent. The others are shown as they are.
+            Whether the metric belongs to the first table, in percent. The second table shows the others as plain
+            numbers.
     """
 
     label: str
@@ -53,7 +54,7 @@ ATTACK = ("forget", "unseen")
 LABELS = ("forget labels", "unseen labels")
 ACCURACIES = ("forget", "forget labels", "retain", "retain labels", "retain_test", "retain_test labels")
 
-# The lines of the tables, in their order: what a reader wants to know first. `results` holds more.
+# The rows of the tables, in their order. `results` of a report also holds metrics that the tables do not show.
 METRICS = {
     "forget_accuracy": Metric("forget set", "training images to forget", ("forget", "forget labels"), is_share=True),
     "forget_test_accuracy": Metric(
@@ -102,36 +103,41 @@ METRICS = {
     "zero_retrain_forgetting": Metric("ZRF", "1: as a random network on the forget set", ("forget",)),
 }
 
-# False positive rates at which the reports hold the true positive rates of the attacks.
+# False positive rates of the ROC curves: a report holds the true positive rate of each attack at each of them.
 ROC_FPR = [round(step / 100, 2) for step in range(101)]
 
 
 @dataclass
 class UnlearningReport:
     """
-    The result of one run.
+    The measurements and the facts of one run.
 
     Args:
         results (`dict[str, dict]`):
-            For `"original"`, `"unlearned"` and, if given, `"retrained"`, `"retrained_2"`, …: `metrics` (flat, finite
-            numbers; those of [`METRICS`] and more), `class_accuracy` (on unseen images, by label name),
-            `entropy_histogram` (counts per split), `roc` (true positive rates at [`ROC_FPR`], per attack) and
-            `confusion` (counts of unseen images; a row per true class, a column per answer).
+            By model (`"original"`, `"unlearned"` and, if given, `"retrained"`, `"retrained_2"`, …), a dictionary of:
+
+            - `metrics`: by name, finite numbers; those of [`METRICS`] and more;
+            - `class_accuracy`: by label name, the accuracy on unseen images of the class;
+            - `entropy_histogram`: by split, the number of images in each of `entropy_bins`;
+            - `roc`: by attack, the true positive rates at [`ROC_FPR`];
+            - `confusion`: numbers of unseen images, one row per true class and one column per predicted class.
         splits (`dict[str, int]`):
-            Number of images of each split.
-        entropy_bins (`list[float]`):
+            By split, the number of images that were measured.
+        entropy_bins (`list[float]`, *optional*):
             Edges of the bins of the entropy histograms, in nats.
-        missing (`dict[str, str]`):
-            Those of [`METRICS`] that could not be computed, and why.
-        confusion_classes (`list[str]`):
-            Label names of the rows of `confusion`. If they are not all classes, each row ends with a column for the
-            other answers.
-        sampled (`dict[str, int]`):
-            Of the splits that were measured on random images of them: how many they have.
-        band (`dict[str, list[float]]`):
-            Lowest and highest value that models say that never saw the forget set. Empty with fewer than two of them.
-        run (`dict`):
-            The facts of the run: request, method, hyperparameters, versions, times, hashes of the weights.
+        missing (`dict[str, str]`, *optional*):
+            By metric of [`METRICS`] that could not be computed, the reason.
+        confusion_classes (`list[str]`, *optional*):
+            Label names of the rows of `confusion`. If some classes of the model are missing, each row has a last
+            column for all other predictions.
+        sampled (`dict[str, int]`, *optional*):
+            By split that was measured on a random part only, the number of images of the whole split.
+        band (`dict[str, list[float]]`, *optional*):
+            By metric, its lowest and its highest value over the retrained models; empty with fewer than two of them. A
+            distance to the first retrained model has the band from agreement with it to the model farthest from it.
+        run (`dict`, *optional*):
+            The facts of the run: request, method, hyperparameters, versions, times and hashes of the weights. See
+            [`~publication.facts.run_facts`].
     """
 
     results: dict[str, dict]
@@ -144,9 +150,9 @@ class UnlearningReport:
     run: dict = field(default_factory=dict)
 
     def to_json(self, path: str | Path) -> None:
-        """Writes the report to a file, with lists of numbers on one line each."""
+        """Writes the report to a JSON file, with each list of numbers on one line."""
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False)
-        # A line break between numbers is none of a string's: those are escaped.
+        # JSON escapes the line breaks inside strings, so the pattern only matches lists of numbers.
         text = re.sub(
             r"\[\n\s+([-+.\de]+(?:,\n\s+[-+.\de]+)*)\n\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text
         )
@@ -155,10 +161,10 @@ class UnlearningReport:
     @classmethod
     def from_json(cls, path: str | Path) -> "UnlearningReport":
         """
-        Reads a report from a file.
+        Reads a report from a JSON file.
 
         Raises:
-            [`InputError`]: if the file is missing or no report.
+            [`InputError`]: if the file does not exist or is not a report.
         """
         path = Path(path)
         if not path.is_file():
@@ -172,11 +178,13 @@ class UnlearningReport:
 
     def tables(self) -> list[tuple[str, list[tuple[str, str, dict[str, str]]]]]:
         """
-        What was computed, as text. A row is a label, an explanation and a value by model; where there is a band, also
-        `band` and `in band` (`"yes"`, `"below"` or `"above"`, of the unlearned model).
+        The rows of the tables, as text. A row is a tuple of the label of a metric, its explanation, and a dictionary
+        from column to value. The columns are the models and, if there is a band, `band` and `in band`: whether the
+        value of the unlearned model is in the band (`"yes"`), `"below"` or `"above"`.
 
         Returns:
-            `list[tuple[str, list]]`: heading and rows of the accuracies and of the other measures, if there are any.
+            `list[tuple[str, list]]`: heading and rows of the table of accuracies and of the table of other metrics. A
+            table without rows is left out.
         """
         rows = {True: [], False: []}
         for name, metric in METRICS.items():
@@ -197,22 +205,29 @@ class UnlearningReport:
         return [(headings[is_share], part) for is_share, part in rows.items() if part]
 
     def columns(self) -> list[str]:
-        """Columns of the tables: the models and, if there is one, the band."""
+        """Columns of the tables: the models and, if there is a band, `band` and `in band`."""
         return [*self.models(), "band", "in band"] if self.band else self.models()
 
     def models(self) -> list[str]:
-        """The models that have a column in tables and pictures: further retrained ones make the band alone."""
+        """
+        The models that have a column in tables and figures. Retrained models after the first serve for the band only.
+        """
         return [model for model in self.results if model in ("original", "unlearned", "retrained")]
 
     def not_measured(self) -> list[tuple[str, str]]:
-        """Labels of the metrics that could not be computed, joined, by reason."""
+        """
+        The metrics that could not be computed.
+
+        Returns:
+            `list[tuple[str, str]]`: labels of the metrics that lack the same thing, joined, and the reason.
+        """
         reasons = {}
         for name, reason in self.missing.items():
             reasons.setdefault(reason, []).append(METRICS[name].label)
         return [("; ".join(labels), reason) for reason, labels in reasons.items()]
 
     def print(self) -> None:
-        """Prints the tables to the terminal, with the explanations where there is room for them."""
+        """Prints the tables to the terminal, with explanations if the terminal is wide enough."""
         print_table(self.columns(), self.tables())
         for labels, reason in self.not_measured():
             print_text(f"Not measured: {labels}, because {reason}.")
@@ -220,11 +235,16 @@ class UnlearningReport:
 
 def forget_set_report(accuracies: dict[str, float], num_forget: int) -> UnlearningReport:
     """
-    The report of a run of which nothing but the forget set was looked at.
+    Makes the report of a run that measured the forget set only.
 
     Args:
-        accuracies (`dict[str, float]`): on the forget set, by model.
-        num_forget (`int`): size of the forget set.
+        accuracies (`dict[str, float]`):
+            By model, the accuracy on the forget set.
+        num_forget (`int`):
+            Number of images of the forget set.
+
+    Returns:
+        [`UnlearningReport`]
     """
     results = {
         model: {
@@ -241,17 +261,20 @@ def forget_set_report(accuracies: dict[str, float], num_forget: int) -> Unlearni
 
 
 def percent(value: float | None) -> str:
-    """A share as a percentage with one decimal; a dash if it was not measured."""
+    """Formats a share as a percentage with one decimal, or `None` (not measured) as a dash."""
     return "–" if value is None else f"{100 * value:.1f}"
 
 
 def number(value: float | None) -> str:
-    """Three decimals; a dash if it was not measured."""
+    """Formats a number with three decimals, or `None` (not measured) as a dash."""
     return "–" if value is None else f"{value:.3f}"
 
 
 def position(value: float | None, low: float | None, high: float | None) -> str:
-    """Where a value lies: `"below"`, `"above"`, or `"yes"` for in the band; a dash if one of them was not measured."""
+    """
+    Tells whether a value is in the band from `low` to `high`: `"yes"`, `"below"`, `"above"`, or a dash if the value or
+    the band was not measured.
+    """
     if value is None or low is None:
         return "–"
     return "below" if value < low else "above" if value > high else "yes"
@@ -259,8 +282,15 @@ def position(value: float | None, low: float | None, high: float | None) -> str:
 
 def weights_sha256(state_dict: dict[str, torch.Tensor]) -> str:
     """
-    SHA-256 over all parameters and buffers: name, dtype, shape and bytes of each, in the order of their names. It does
-    not depend on the file format.
+    SHA-256 over all parameters and buffers of a model: the name, dtype, shape and bytes of each, sorted by name. It
+    does not depend on the file format.
+
+    Args:
+        state_dict (`dict[str, torch.Tensor]`):
+            Parameters and buffers by name.
+
+    Returns:
+        `str`: 64 hexadecimal digits.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(state_dict.items()):

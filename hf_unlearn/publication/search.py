@@ -1,4 +1,4 @@
-"""What the search for a step found: shown in the log, the report and the card."""
+"""The outcome of the automatic step. The log, the report and the model card show it."""
 
 from dataclasses import dataclass
 
@@ -6,16 +6,23 @@ from dataclasses import dataclass
 @dataclass
 class Search:
     """
-    What a search found.
+    The outcome of the automatic step (`step_rule="auto"` of [`JiTConfig`]).
 
     Args:
-        target (`float`): the accuracy on the forget set that was aimed at.
-        start (`float`): the accuracy before the step.
-        accuracy (`float`): the accuracy after it.
-        length (`float`): of the step, ‖Δθ‖ / ‖θ‖ over the weights that move.
-        kind (`str`): `"step"`, along one direction, or `"head"`, a change of the head alone.
-        evaluations (`int`): passes over the forget set that the search took.
-        reached (`bool`): whether the accuracy is at or below the target.
+        target (`float`):
+            Accuracy on the forget set to reach, between 0 and 1.
+        start (`float`):
+            Accuracy on the forget set before the step, between 0 and 1.
+        accuracy (`float`):
+            Accuracy on the forget set after the step, between 0 and 1.
+        length (`float`, *optional*, defaults to 0.0):
+            Length of the step, ‖Δθ‖ / ‖θ‖ over the weights that move.
+        evaluations (`int`, *optional*, defaults to 0):
+            Number of step lengths that were tried. Each takes a forward pass over the forget set.
+        reached (`bool`, *optional*, defaults to `False`):
+            Whether `accuracy` is at most `target`.
+        kind (`str`, *optional*, defaults to `"step"`):
+            `"step"` for a step along one direction, `"head"` for a change of the head (the last linear layer) alone.
     """
 
     target: float
@@ -27,7 +34,7 @@ class Search:
     kind: str = "step"
 
     def describe(self) -> str:
-        """In words for the log and the card."""
+        """Describes the outcome in one or two sentences, for the log and the model card."""
         if self.reached and self.length == 0:
             return (
                 f"No step was taken and no weight has moved: accuracy on the forget set is {100 * self.start:.1f} %, "

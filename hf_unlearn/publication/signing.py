@@ -1,4 +1,4 @@
-"""Signing a record with an Ed25519 key, by the library `cryptography`, and checking the signature."""
+"""Signs a deletion record with an Ed25519 key, and checks the signature. Uses the library `cryptography`."""
 
 import json
 from dataclasses import dataclass
@@ -10,7 +10,15 @@ from .files import RECORD, SIGNATURE
 
 @dataclass
 class Check:
-    """One thing that was looked at: whether it holds (`None`: nothing to say), and what it is."""
+    """
+    The outcome of one check.
+
+    Args:
+        holds (`bool` or `None`):
+            Whether the check passed; `None` if there was nothing to check.
+        text (`str`):
+            What was checked, in words.
+    """
 
     holds: bool | None
     text: str
@@ -30,10 +38,10 @@ def _cryptography():
 
 def read_private_key(path: str | Path):
     """
-    An Ed25519 private key from a PEM file without a password, as `openssl genpkey -algorithm ed25519` writes it.
+    Reads an Ed25519 private key without a password from a PEM file, as `openssl genpkey -algorithm ed25519` writes it.
 
     Raises:
-        [`InputError`]: if the file holds none.
+        [`InputError`]: if the file holds no such key, or if the library `cryptography` is not installed.
     """
     _, serialization, ed25519 = _cryptography()
     try:
@@ -49,16 +57,17 @@ def read_private_key(path: str | Path):
 
 def sign_record(folder: str | Path, key_file: str | Path) -> Path:
     """
-    Signs the bytes of the record, and through the hashes in it the weights, the report and the card.
+    Signs the bytes of the record. The record holds the hashes of the weights, the report and the card, so the
+    signature covers them too.
 
     Args:
         folder (`str` or `Path`):
             The output folder of a run.
         key_file (`str` or `Path`):
-            See [`read_private_key`].
+            PEM file with the private key, see [`read_private_key`].
 
     Returns:
-        `Path`: the signature, beside the record.
+        `Path`: the file of the signature, beside the record.
 
     Raises:
         [`InputError`]: if there is no record or no key.
@@ -78,16 +87,22 @@ def sign_record(folder: str | Path, key_file: str | Path) -> Path:
 
 def check_signature(folder: Path, content: bytes, public_key: str | Path | None):
     """
+    Checks the signature of a record.
+
     Args:
         folder (`Path`):
-            Where the record lies.
+            The folder of the record.
         content (`bytes`):
-            The record.
+            The bytes of the record.
         public_key (`str` or `Path`, *optional*):
-            PEM file with the key that must have signed it.
+            PEM file with the public key of the expected signer. Without it, a signature by any key passes.
 
     Returns:
-        [`Check`].
+        [`Check`]: `holds` is `None` if the record is not signed and no signer is expected.
+
+    Raises:
+        [`InputError`]: if `public_key` holds no Ed25519 key, or if the library `cryptography` is needed and not
+            installed.
     """
     if not (folder / SIGNATURE).is_file():
         if public_key is not None:
