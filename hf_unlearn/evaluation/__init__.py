@@ -1,1 +1,1 @@
-"""What a model says of each split, and what attacks still find in it."""
+"""Measures models: their outputs on the splits and all metrics of them, and attacks that look past the outputs."""

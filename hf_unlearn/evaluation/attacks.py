@@ -1,4 +1,6 @@
-"""Strong membership inference on unlearned models: U-LiRA and RMIA, from the logits of shadow models alone."""
+"""
+Strong membership inference attacks on unlearned models: U-LiRA and RMIA, computed from the logits of shadow models.
+"""
 
 from dataclasses import dataclass
 
@@ -11,17 +13,22 @@ from ..metrics.membership_inference.membership_inference import area_under_curve
 @dataclass
 class ShadowModels:
     """
-    The logits of shadow models, each trained like the model under attack, on other halves of the target images.
+    The logits of shadow models. Each is trained like the model under attack, on a random half of the target images.
 
     Args:
         trained (`np.ndarray` of shape `(S, n + m, K)`):
-            Logits after training, on n target images and then on m images of the population, which no model saw.
+            Logits of the S models after training: on the n target images, and then on the m images of the population,
+            which no model was trained on.
         unlearned (`np.ndarray` of shape `(S, n + m, K)`):
-            Logits of the same models after they unlearned the target images that they had been trained on.
+            Logits of the same models after they unlearned the target images that they were trained on.
         labels (`np.ndarray` of shape `(n + m,)`):
-            Labels.
-        members (`np.ndarray` of shape `(S, n)`, bool):
-            Whether the model was trained on the target image. Models 2i and 2i + 1 have opposite rows.
+            Label ids.
+        members (`np.ndarray` of shape `(S, n)`):
+            bool: whether the model was trained on the target image. Models 2i and 2i + 1 are a pair: their rows are
+            opposite.
+
+    Raises:
+        [`InputError`]: if the shapes do not fit, if there are fewer than two pairs, or if a logit is not finite.
     """
 
     trained: np.ndarray
@@ -40,12 +47,13 @@ class ShadowModels:
 
 def logit_confidence(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """
-    φ = ln p_y − ln Σ_{j≠y} p_j, which is close to normal over training runs (Carlini et al., arXiv 2112.03570; in this
-    form in the code of the NeurIPS 2023 unlearning challenge). From logits it is z_y − ln Σ_{j≠y} e^{z_j}.
+    φ = ln p_y − ln Σ_{j≠y} p_j, the logit of the probability of the label y. Over training runs it is close to a
+    normal distribution (Carlini et al., arXiv 2112.03570; this form is that of the code of the NeurIPS 2023 machine
+    unlearning challenge). It is computed from logits z as z_y − ln Σ_{j≠y} e^{z_j}.
 
     Args:
-        logits (`np.ndarray` of shape `(…, n, K)`): at least two classes.
-        labels (`np.ndarray` of shape `(n,)`): labels.
+        logits (`np.ndarray` of shape `(…, n, K)`): K is at least 2.
+        labels (`np.ndarray` of shape `(n,)`): label ids.
 
     Returns:
         `np.ndarray` of shape `(…, n)`.
@@ -60,7 +68,7 @@ def logit_confidence(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def label_probability(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """p_y, for the arguments of [`logit_confidence`]: 1 / (1 + e^{−φ})."""
+    """p_y, the probability of the label: 1 / (1 + e^{−φ}). For the arguments see [`logit_confidence`]."""
     return 1 / (1 + np.exp(-np.clip(logit_confidence(logits, labels), -700, 700)))
 
 
@@ -68,26 +76,30 @@ def u_lira(
     target: np.ndarray, unlearned: np.ndarray, never_seen: np.ndarray, per_image_variance: bool = False
 ) -> np.ndarray:
     """
-    U-LiRA (Hayes et al., arXiv 2403.01218): the log of the likelihood ratio
+    U-LiRA (Hayes et al., arXiv 2403.01218): the logarithm of the likelihood ratio
 
         N(φ; μ_u, σ_u²) / N(φ; μ_r, σ_r²)
 
-    between "was trained on the image and unlearned it" and "never saw it"; each image has its own two normals, fitted
-    to shadow models. Above 0, the image was more likely unlearned than never seen.
+    between two cases: the model was trained on the image and unlearned it (u), or it never saw the image (r). Each
+    image has its own two normal distributions, fitted to shadow models. A value above 0 says that the image was more
+    likely unlearned than never seen.
 
     Args:
         target (`np.ndarray` of shape `(n,)`):
             φ of the model under attack, from [`logit_confidence`].
         unlearned (`np.ndarray` of shape `(S, n)`):
-            φ of shadow models that unlearned the image; NaN where a model did not.
+            φ of the shadow models that unlearned the image; NaN for the other models.
         never_seen (`np.ndarray` of shape `(S, n)`):
-            φ of shadow models that never saw the image; NaN where a model did.
+            φ of the shadow models that never saw the image; NaN for the other models.
         per_image_variance (`bool`, *optional*, defaults to `False`):
-            Whether each image has its own variances too, which takes some 64 shadow models; otherwise the mean variance
-            over the images serves for all (Carlini et al., arXiv 2112.03570).
+            Whether each image has its own variances, which needs about 64 shadow models. Otherwise all images share
+            the mean variance (Carlini et al., arXiv 2112.03570).
 
     Returns:
         `np.ndarray` of shape `(n,)`.
+
+    Raises:
+        [`InputError`]: if an image has fewer than two shadow models of a kind.
     """
     logs = []
     for shadows in (unlearned, never_seen):
@@ -97,7 +109,7 @@ def u_lira(
         mean, variance = np.nanmean(shadows, axis=0), np.nanvar(shadows, axis=0, ddof=1)
         if not per_image_variance:
             variance = np.full_like(mean, variance.mean())
-        # Keeps shadow models that agree to the last bit from dividing by zero.
+        # If all shadow models agree to the last bit, the variance is 0. This avoids a division by it.
         variance = np.maximum(variance, 1e-12)
         logs.append(-((target - mean) ** 2) / (2 * variance) - np.log(variance) / 2)
     return logs[0] - logs[1]
@@ -112,29 +124,36 @@ def rmia(
     offline_a: float | None = None,
 ) -> np.ndarray:
     """
-    RMIA (Zarifzadeh et al., arXiv 2312.03262): the share of images z of the population that the image x beats,
+    RMIA (Zarifzadeh et al., arXiv 2312.03262): for each image x, the share of images z of the population with
 
-        Pr_z[ (p(x | θ) / p(x)) / (p(z | θ) / p(z)) ≥ γ ]
+        (p(x | θ) / p(x)) / (p(z | θ) / p(z)) ≥ γ
 
-    with p(x | θ) the probability of the label, and p(x) its mean over shadow models, half of which saw x. With
-    `offline_a`, all shadow models given are ones that never saw x, and p(x) = ½ ((1 + a) p_out(x) + 1 − a).
+    where p(x | θ) is the probability of the label, and p(x) its mean over the shadow models, half of which were
+    trained on x. With `offline_a` (a), none of the shadow models was trained on x, and
+
+        p(x) = ½ ((1 + a) p_out(x) + 1 − a)
+
+    where p_out(x) is the mean over these models.
 
     Args:
         target (`np.ndarray` of shape `(n,)`):
             p(x | θ) of the model under attack, from [`label_probability`].
         population (`np.ndarray` of shape `(m,)`):
-            p(z | θ) of it.
+            p(z | θ) of the model under attack.
         shadows (`np.ndarray` of shape `(S, n)`):
-            p(x | θ') of the shadow models; NaN for those to be left out.
+            p(x | θ') of the shadow models; NaN for models to leave out.
         population_shadows (`np.ndarray` of shape `(S, m)`):
             p(z | θ') of the shadow models.
         gamma (`float`, *optional*, defaults to 1.0):
-            At least 1.
+            γ, at least 1.
         offline_a (`float`, *optional*):
-            Between 0 and 1.
+            a, between 0 and 1.
 
     Returns:
-        `np.ndarray` of shape `(n,)`: between 0 and 1, larger for images that the model knows.
+        `np.ndarray` of shape `(n,)`: between 0 and 1; larger for images that the model knows.
+
+    Raises:
+        [`InputError`]: if `gamma` is less than 1.
     """
     if gamma < 1:
         raise InputError("gamma", f"must be at least 1, got {gamma}.")
@@ -144,35 +163,37 @@ def rmia(
     ratio_x, ratio_z = (
         values / np.maximum(mean, 1e-300) for values, mean in zip((target, population), means, strict=True)
     )
-    # ratio_x / ratio_z ≥ γ for how many z; without a division, for p(z | θ) can be 0.
+    # Counts the z with ratio_x ≥ γ ratio_z. Not a division, since p(z | θ) can be 0.
     return np.searchsorted(np.sort(gamma * ratio_z), ratio_x, side="right") / len(ratio_z)
 
 
-# What is told apart: logits of a model that knew the image, and of one that did not.
+# By game, the logits that an attack must tell apart: of models that were trained on the image, and of models that were
+# not.
 GAMES = {
-    # What there was to unlearn: ordinary membership inference before unlearning.
+    # Ordinary membership inference: what there is to unlearn.
     "original": ("trained", "trained"),
-    # U-LiRA's question: unlearned, or retrained without the image?
+    # The question of U-LiRA: did the model unlearn the image, or was it retrained without the image?
     "unlearned or never seen": ("unlearned", "trained"),
-    # The model is known to have unlearned something: this image?
+    # The model has unlearned some images: is this image one of them?
     "unlearned or another was": ("unlearned", "unlearned"),
 }
 
 
 def attack_shadow_models(shadow_models: ShadowModels, gamma: float = 1.0) -> dict[str, dict[str, dict[str, float]]]:
     """
-    Attacks each shadow model in turn with the help of the others, except the one with the opposite members, so that
-    there are as many with an image as without.
+    Attacks each shadow model in turn. The other shadow models help, except the second model of its pair: as many of
+    them were trained on each image as were not.
 
     Args:
         shadow_models ([`ShadowModels`]):
-            Two pairs or more; three for [`u_lira`], whose variances need two models of each kind.
+            At least two pairs. [`u_lira`] needs three, since a variance needs two models of each kind.
         gamma (`float`, *optional*, defaults to 1.0):
-            Of [`rmia`].
+            γ of [`rmia`].
 
     Returns:
-        `dict`: by game (see `GAMES`) and attack (`u_lira`, `rmia`): `auc`, `tpr_at_1_percent_fpr`,
-        `tpr_at_0.1_percent_fpr` over all pairs of model and image, and `auc_standard_error`, over the target images.
+        `dict[str, dict[str, dict[str, float]]]`: by game (see `GAMES`) and attack (`u_lira`, `rmia`): `auc`,
+        `tpr_at_1_percent_fpr` and `tpr_at_0.1_percent_fpr` over all pairs of model and image, and `auc_standard_error`
+        over the target images.
     """
     members, labels = shadow_models.members, shadow_models.labels
     count, num_targets = members.shape
@@ -183,7 +204,7 @@ def attack_shadow_models(shadow_models: ShadowModels, gamma: float = 1.0) -> dic
         scores = {"u_lira": np.zeros(members.shape), "rmia": np.zeros(members.shape)}
         for model in range(count):
             others = np.array([other for other in range(count) if other // 2 != model // 2])
-            # The logits of each shadow model that the game is about, by whether it knew the image.
+            # For each shadow model and image, the logits that belong to the game.
             seen = members[others]
             unlearned = np.where(seen, phi[known][others, :num_targets], np.nan)
             never_seen = np.where(seen, np.nan, phi[unknown][others, :num_targets])
@@ -200,7 +221,7 @@ def attack_shadow_models(shadow_models: ShadowModels, gamma: float = 1.0) -> dic
                     probability[kind][model, :num_targets][rows],
                     probability[kind][model, num_targets:],
                     shadows[:, rows],
-                    # The population was in no training set: either kind of shadow model counts half.
+                    # No model was trained on the population, so both kinds of logits count half.
                     np.concatenate([probability[name][others, num_targets:] for name in (known, unknown)]),
                     gamma,
                 )
@@ -213,13 +234,16 @@ def rates(scores: np.ndarray, members: np.ndarray) -> dict[str, float]:
     How well scores tell members from others.
 
     Args:
-        scores, members (`np.ndarray` of shape `(S, n)`): of each model and image.
+        scores (`np.ndarray` of shape `(S, n)`):
+            Score of each model and image, larger for members.
+        members (`np.ndarray` of shape `(S, n)`):
+            bool: whether the model was trained on the image.
 
     Returns:
         `dict[str, float]`: see [`attack_shadow_models`].
     """
     inside, outside = scores[members], scores[~members]
-    # The scores of one image depend on each other, the images do not: the error is that of a mean over images.
+    # Scores of the same image are not independent, but images are: the error is that of a mean over images.
     by_image = [area_under_curve(scores[rows, i], scores[~rows, i]) for i, rows in enumerate(members.T)]
     return {
         "auc": area_under_curve(inside, outside),

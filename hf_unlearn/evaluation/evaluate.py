@@ -1,4 +1,6 @@
-"""Measures models on the splits: logits once per model and split, then every metric from them."""
+"""
+Compares models on the splits: each model runs once over each split, and every metric is computed from its logits.
+"""
 
 import math
 from dataclasses import replace
@@ -39,9 +41,9 @@ COMPARISONS = {
     "activation_distance": activation_distance,
     "prediction_disagreement": prediction_disagreement,
 }
-# A rate of false positives needs as many unseen images as make one of them.
+# Fewest unseen images for these metrics: a false positive rate of 1 % needs 100 images, one of 0.1 % needs 1,000.
 UNSEEN_FOR_RATE = {"tpr_at_1_percent_fpr": 100, "tpr_at_0.1_percent_fpr": 1000}
-# With more classes, the confusion matrix shows those whose answers changed most.
+# With more classes, the confusion matrix shows only the classes whose predictions changed most.
 MAX_CONFUSION_CLASSES = 20
 
 
@@ -60,43 +62,46 @@ def evaluate_unlearning(
     logits_cache_dir: str | Path | None = None,
 ) -> UnlearningReport:
     """
-    Compares the unlearned model with the original and, if there are any, with models retrained without the forget set.
+    Compares the unlearned model with the original model and, if given, with models retrained without the forget set.
 
-    Each image is read once and each model runs once over it; on several processes each takes its share, and the numbers
-    are those of a single process. What each metric needs is in [`~report.METRICS`]; those that the data at hand does
-    not allow are listed in the report with the reason.
+    Each image is read once and each model runs once over it. On several processes, each process takes a share of the
+    images, and the results are those of a single process. [`~publication.report.METRICS`] says what each metric needs.
+    A metric that cannot be computed is listed in the report with the reason.
 
     Args:
         model (`PreTrainedModel`):
             The unlearned model.
         splits (`DatasetDict`):
-            Any of `forget` and `retain` (training images), `forget_test` and `retain_test` (unseen images).
+            Any of `forget` and `retain` (training images), `forget_test` and `retain_test` (unseen images), as
+            [`split_dataset`] returns them.
         image_processor (`BaseImageProcessor`):
-            The models' image processor.
+            The image processor of all models.
         original_model (`PreTrainedModel`, *optional*):
             The model before unlearning.
         retrained_model (`PreTrainedModel`, *optional*):
-            The yardstick.
+            A model that was retrained without the forget set. It is the yardstick: gaps and distances are measured to it.
         further_retrained_models (`tuple[PreTrainedModel, ...]`, *optional*, defaults to `()`):
-            Retrained with other seeds. Together with the yardstick they give the band of each metric: what it says of
-            models that never saw the forget set.
+            Models that were retrained without the forget set with other seeds. Together with `retrained_model` they
+            give the band of each metric: the values of models that never saw the forget set.
         image_column (`str`, *optional*):
-            Found from the features when not given.
+            The column of the images; found from the features if not given.
         label_column (`str`, *optional*):
-            Found from the features when not given. Without labels no accuracy is measured.
+            The column of the labels; found from the features if not given. Without labels no accuracy is measured.
         batch_size (`int`, *optional*, defaults to 64):
             Images per forward pass and process.
         max_eval_samples (`int`, *optional*, defaults to 10,000):
-            Measure all but the forget set on at most so many random images each; 0: on all. The report says of how many.
+            Largest number of images per split; 0 for all. Larger splits, except the forget set, are measured on this
+            many random images, and the report says so.
         logits_cache_dir (`str` or `Path`, *optional*):
-            Keep the models' outputs in this folder and read those that are there. See [`~logits_cache`].
+            A folder that keeps the logits of the models, so that a second evaluation does not run them again. See
+            [`~evaluation.logits_cache`].
 
     Returns:
-        [`UnlearningReport`]: on every process.
+        [`UnlearningReport`]: the same on every process.
 
     Raises:
-        [`InputError`]: if a split is unknown, empty or lacks labels, if models have different labels, or if an output is
-            not finite.
+        [`InputError`]: if a split is unknown or empty, if only some of its images have labels, if the models have
+            different labels, or if an output is not finite.
     """
     unknown = [name for name in splits if name not in SPLITS]
     if unknown:
@@ -126,7 +131,7 @@ def evaluate_unlearning(
                 sampled[split] = len(whole)
         labels[split] = label_ids_of(dataset, split, label_column, model.config.id2label)
         images = ImageDataset(dataset, image_processor, find_image_column(dataset, image_column))
-        # The random network is asked about what is forgotten only.
+        # The model with random weights runs on the forget splits only: only one metric (ZRF) needs it.
         asked = models if split.startswith("forget") else {name: models[name] for name in models if name != "random"}
         for name, logits in cached_logits(asked, keys, images, split, batch_size, logits_cache_dir).items():
             broken = ~np.isfinite(logits).all(axis=1)
@@ -146,18 +151,19 @@ def make_report(
     random: dict[str, np.ndarray],
 ) -> UnlearningReport:
     """
-    Every metric, histogram and matrix that the outputs at hand allow.
+    Computes every metric, histogram and matrix that the outputs at hand allow. The facts of the run (`run`) are left
+    empty.
 
     Args:
         probabilities (`dict[str, dict[str, np.ndarray]]`):
-            By model and split, of shape `(n, K)`. The models are `unlearned` and, if given, `original`, `retrained`,
-            `retrained_2`, ….
+            By model and split, the outputs after the softmax, of shape `(n, K)`. The models are `unlearned` and, if
+            given, `original`, `retrained`, `retrained_2`, ….
         labels (`dict[str, np.ndarray | None]`):
-            By split, of shape `(n,)`, or `None` without labels.
+            By split, the label ids, of shape `(n,)`, or `None` without labels.
         label_names (`list[str]`):
-            Of the K classes.
+            Names of the K classes.
         random (`dict[str, np.ndarray]`):
-            By split, what a model with random weights says.
+            By forget split, the probabilities of a model with random weights, of shape `(n, K)`.
     """
     bins = np.linspace(0, math.log(max(len(label_names), 2)), 26)
     test = [split for split in ("forget_test", "retain_test") if labels.get(split) is not None]
@@ -205,13 +211,12 @@ def measure(
     random: dict[str, np.ndarray],
 ) -> tuple[dict[str, float], dict[str, str]]:
     """
-    Every metric of one model that the data at hand allows, and the reason for each of [`~report.METRICS`] that it does
-    not. Non-members of the attacks are the unseen images of what is forgotten or, without any, all unseen images.
+    Computes every metric of the model `name` that the data at hand allow, and the reason for each metric of
+    [`~publication.report.METRICS`] that they do not. For the other arguments see [`make_report`].
 
-    Args:
-        name (`str`): the model to measure, a key of `probabilities`.
-
-        For the others see [`make_report`].
+    The attacks compare the forget set (members) with unseen images (non-members): those of `forget_test`, or of
+    `retain_test` if there is no `forget_test`. Only `membership_inference`, the attack of the JiT paper, uses the
+    retain set and all unseen images.
     """
     outputs = probabilities[name]
     have, missing = what_is_there(probabilities, labels)
@@ -260,7 +265,10 @@ def measure(
 
 
 def gaps(metrics: dict[str, float], yardstick: dict[str, float]) -> dict[str, float]:
-    """Average gap and tug of war of a model's accuracies (forget, retain, retain test) to those of the retrained one."""
+    """
+    Average gap and tug of war between a model and the retrained model, over the accuracies on forget set, retain set
+    and retain test. Both arguments are the metrics of a model by name.
+    """
     kinds = ("forget_accuracy", "retain_accuracy", "retain_test_accuracy")
     accuracies = {kind: metrics[kind] for kind in kinds}
     with_attack = accuracies | {"membership_inference": metrics["membership_inference"]}
@@ -274,7 +282,9 @@ def gaps(metrics: dict[str, float], yardstick: dict[str, float]) -> dict[str, fl
 def what_is_there(
     probabilities: dict[str, dict[str, np.ndarray]], labels: dict[str, np.ndarray | None]
 ) -> tuple[set[str], dict[str, str]]:
-    """The keys of [`~report.NEEDS`] that are met, and the reason for each metric that lacks one."""
+    """
+    The keys of [`~publication.report.NEEDS`] that are met, and the reason for each metric that cannot be computed.
+    """
     have = {"original", "retrained"} & set(probabilities) | set(labels)
     have |= {f"{split} labels" for split in labels if labels[split] is not None}
     unseen = unseen_split(labels)
@@ -283,7 +293,7 @@ def what_is_there(
     missing = {}
     for name, metric in METRICS.items():
         lacking = [need for need in metric.needs if need not in have]
-        # Who has no images has no labels of them either.
+        # If the images are missing, the reason names them and not their labels.
         lacking = [need for need in lacking if need.removesuffix(" labels") in have or not need.endswith(" labels")]
         if lacking:
             missing[name] = "there is no " + " and no ".join(NEEDS[need] for need in lacking)
@@ -291,41 +301,37 @@ def what_is_there(
 
 
 def unseen_split(splits) -> str | None:
-    """The unseen images that the forget set is compared with: of what is forgotten or, without any, of the rest."""
+    """The split of unseen images that the attacks compare with the forget set: `forget_test`, else `retain_test`."""
     return next((split for split in ("forget_test", "retain_test") if split in splits), None)
 
 
 def attack_scores(
     outputs: dict[str, np.ndarray], labels: dict[str, np.ndarray | None]
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The statistics of the attacks for the forget images (members) and for unseen ones (others)."""
+    """The scores of the attacks for the forget images (members) and for unseen images (non-members), by statistic."""
     unseen = unseen_split(outputs)
     has_labels = labels["forget"] is not None and labels[unseen] is not None
     return tuple(scores(outputs[split], labels[split] if has_labels else None) for split in ("forget", unseen))
 
 
 def roc_curves(outputs: dict[str, np.ndarray], labels: dict[str, np.ndarray | None]) -> dict[str, list[float]]:
-    """True positive rates of the attacks at [`~report.ROC_FPR`], if there are forget and unseen images."""
+    """By attack, the true positive rates at [`~publication.report.ROC_FPR`]. Empty without forget or unseen images."""
     if "forget" not in outputs or not unseen_split(outputs):
         return {}
     members, others = attack_scores(outputs, labels)
     return {
         name: [round(tpr_at_fpr(members[name], others[name], fpr), 4) for fpr in ROC_FPR]
         for name in members
-        # It orders the images as the loss does.
+        # `confidence` orders the images as `loss` does, so its curve is the same.
         if name != "confidence"
     }
 
 
 def confusion_classes(answers: dict[str, np.ndarray], labels: np.ndarray, num_classes: int) -> list[int]:
     """
-    Label ids to show: all, or those with the largest share of images that the original and the unlearned model (without
-    an original: the labels) answer differently.
-
-    Args:
-        answers (`dict[str, np.ndarray]`): by model, the class named for each image, of shape `(n,)`.
-        labels (`np.ndarray` of shape `(n,)`): labels.
-        num_classes (`int`): K.
+    Label ids of the classes that the confusion matrix shows: all, or, if there are too many, those with the largest
+    share of images for which the original and the unlearned model name different classes. Without an original model,
+    the labels take its place. `answers` are the predicted classes by model.
     """
     if num_classes <= MAX_CONFUSION_CLASSES:
         return list(range(num_classes))
@@ -338,8 +344,8 @@ def confusion_classes(answers: dict[str, np.ndarray], labels: np.ndarray, num_cl
 
 def confusion(answer: np.ndarray, labels: np.ndarray, shown: list[int], num_classes: int) -> list[list[int]]:
     """
-    Number of images of each class shown (rows) by the class that the model names (columns). If not all classes are
-    shown, a last column counts the other answers.
+    The confusion matrix of one model: numbers of images, one row per class of `shown` and one column per predicted
+    class. If not all classes are shown, each row has a last column for all other predictions.
     """
     column = np.full(num_classes, len(shown))
     column[shown] = np.arange(len(shown))
@@ -349,17 +355,14 @@ def confusion(answer: np.ndarray, labels: np.ndarray, shown: list[int], num_clas
 
 def band_of(metrics: dict[str, dict[str, float]]) -> dict[str, list[float]]:
     """
-    What each metric says of models that never saw the forget set: lowest and highest value over all retrained models or,
-    for a distance to the first of them, from agreement to the value of the one farthest from it. Empty with fewer than
-    two retrained models.
-
-    Args:
-        metrics (`dict[str, dict[str, float]]`): by model.
+    The lowest and the highest value of each metric over the retrained models, from the metrics by model. For a
+    distance to the first retrained model, the value of that model itself is agreement: 0, or 1 for tug of war. Empty
+    with fewer than two retrained models.
     """
     retrained = [values for name, values in metrics.items() if name.startswith("retrained")]
     if len(retrained) < 2:
         return {}
-    # The yardstick has no distance to itself.
+    # The first retrained model has no distance to itself: it agrees with itself.
     band = {}
     for name in retrained[1]:
         values = [of_model[name] for of_model in retrained if name in of_model]
@@ -373,10 +376,8 @@ def label_ids_of(
     dataset: Dataset, split: str, label_column: str | None, id2label: dict[int, str]
 ) -> np.ndarray | None:
     """
-    The model's label id of each image, int64 of shape `(n,)`, or `None` if the split has no labels.
-
-    Raises:
-        [`InputError`]: if only some of the images have a label.
+    The model's label id of each image of a split, int64 of shape `(n,)`, or `None` if the split has no labels. An
+    [`InputError`] if only some of the images have a label.
     """
     column = find_label_column(dataset, label_column, id2label)
     if column is None:
@@ -393,6 +394,6 @@ def label_ids_of(
 
 
 def unique_names(id2label: dict[int, str]) -> list[str]:
-    """Label names in the order of their ids, with the id behind those that occur more than once."""
+    """Label names in the order of their ids. A name that occurs more than once is followed by its id."""
     names = [id2label[label] for label in range(len(id2label))]
     return [f"{name} ({label})" if names.count(name) > 1 else name for label, name in enumerate(names)]

@@ -1,4 +1,4 @@
-"""The outputs of models on images: each image is read once, each model runs once over it, on any number of processes."""
+"""Runs models over images and collects their logits. Each image is read once, on any number of processes."""
 
 from pathlib import Path
 
@@ -25,14 +25,25 @@ def cached_logits(
     cache_dir: str | Path | None,
 ) -> dict[str, np.ndarray]:
     """
-    The models' outputs on a split: from the cache where they are there, else from one pass over the images.
+    The logits of each model on a split: from the cache if they are there, else from one pass over the images.
 
     Args:
+        models (`dict[str, nn.Module]`):
+            By name.
         keys (`dict[str, str | None]`):
-            By model, what [`~logits_cache.model_key`] returns. Looked at on the main process only, which alone reads
-            and writes files.
+            By model, what [`~evaluation.logits_cache.model_key`] returns. Used on the main process only, which alone
+            reads and writes the files.
+        images ([`~data.image_dataset.ImageDataset`]):
+            The images of the split.
+        split (`str`):
+            Name of the split, for the progress bar and for error messages.
+        batch_size (`int`):
+            Images per forward pass.
+        cache_dir (`str`, `Path` or `None`):
+            Folder of the cache; `None` for no cache.
 
-        For the others see [`evaluate_unlearning`].
+    Returns:
+        `dict[str, np.ndarray]`: by model, float32 of shape `(n, K)`; the same on every process.
     """
     paths, found = {}, [{}]
     if cache_dir is not None and PartialState().is_main_process:
@@ -54,16 +65,16 @@ def collect_logits(
     model: nn.Module, dataset: torch.utils.data.Dataset, batch_size: int = 64, description: str | None = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """
-    One model's output on every image, in the order of the dataset.
+    The logits of one model on every image, in the order of the dataset. For the arguments other than `model` see
+    [`collect_logits_of_all`].
 
     Args:
         model (`nn.Module`):
-            Set to eval mode for the pass, and back.
-
-        For the others see [`collect_logits_of_all`].
+            An image classifier. It is in eval mode during the pass.
 
     Returns:
-        Logits, float32 of shape `(n, K)`, and labels, int64 of shape `(n,)` or `None`.
+        `tuple[np.ndarray, np.ndarray | None]`: logits, float32 of shape `(n, K)`, and label ids, int64 of shape
+        `(n,)`, or `None` without labels.
     """
     logits, labels = collect_logits_of_all({"model": model}, dataset, batch_size, description)
     return logits["model"], labels
@@ -77,24 +88,28 @@ def collect_logits_of_all(
     description: str | None = None,
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
     """
-    The output of each model on every image, in the order of the dataset. Each image is read once.
+    The logits of several models on every image, in the order of the dataset. Each image is read once.
 
-    Batches are dealt out to the processes in turn, their number filled up to a multiple of the number of processes. So a
-    batch holds the same images whoever computes it, its result is the same to the last bit, and all processes run the
-    same number of forward passes.
+    The batches are given to the processes in turn, so a batch has the same images on any number of processes, and its
+    logits are the same to the last bit. The last batch is repeated until the number of batches is a multiple of the
+    number of processes: all processes must run the same number of forward passes.
 
     Args:
         models (`dict[str, nn.Module]`):
-            By name. Set to eval mode for the pass, and back.
+            By name. The models are in eval mode during the pass.
         dataset (`torch.utils.data.Dataset`):
-            Gives `pixel_values` and, if known, `labels`.
+            Items with `pixel_values` and, if known, `labels`.
         batch_size (`int`, *optional*, defaults to 64):
             Images per forward pass.
         description (`str`, *optional*):
-            Name of the split, for the progress bar and for the error.
+            Name of the split, for the progress bar and for error messages.
 
     Returns:
-        Logits by model, float32 of shape `(n, K)`, and labels, int64 of shape `(n,)` or `None`.
+        `tuple[dict[str, np.ndarray], np.ndarray | None]`: by model, the logits, float32 of shape `(n, K)`; and the
+        label ids, int64 of shape `(n,)`, or `None` without labels.
+
+    Raises:
+        [`InputError`]: if the dataset is empty.
     """
     state = PartialState()
     num_images = len(dataset)
@@ -107,7 +122,7 @@ def collect_logits_of_all(
     loader = torch.utils.data.DataLoader(
         dataset,
         batch_sampler=own,
-        # Or it would draw from the global one.
+        # Without this, the loader would take a number from torch's global random generator.
         generator=torch.Generator(),
     )
 
@@ -117,13 +132,15 @@ def collect_logits_of_all(
     logits, labels = {}, {}
 
     def put(found: dict[str, torch.Tensor], name: str, number: int, part: torch.Tensor) -> None:
-        # What stays of each batch would lie between the batches and keep their memory from being used again.
+        # One tensor for all batches. Separate tensors would lie between the temporary tensors of the batches and
+        # fragment the memory.
         if name not in found:
             found[name] = part.new_zeros(len(own), batch_size, *part.shape[1:])
-        # Only the last batch can be shorter; what fills it up comes after all images.
+        # Only the last batch can be shorter. The unused part of its row comes after all images and is cut off at the
+        # end.
         found[name][number, : len(part)] = part
 
-    # None: no bar where the output is no terminal.
+    # `None` shows no bar if the output is not a terminal.
     bar = tqdm(loader, desc=description, leave=False, disable=None if state.is_local_main_process else True)
     with in_float32(*models.values()):
         for number, batch in enumerate(bar):
@@ -137,7 +154,7 @@ def collect_logits_of_all(
         model.train(were_training[name])
 
     def in_order(parts: torch.Tensor) -> np.ndarray:
-        # (processes, batches of each, batch size, ...) → the order in which the batches were dealt out.
+        # From shape (processes, batches per process, batch size, …) to the order in which the batches were given out.
         return gather(parts[None]).transpose(0, 1).flatten(0, 2)[:num_images].cpu().numpy()
 
     return {name: in_order(parts) for name, parts in logits.items()}, in_order(labels["labels"]) if labels else None

@@ -1,8 +1,9 @@
 """
-Outputs of models kept on disk, so that a second evaluation of the same model on the same images runs no model.
+Keeps logits on the disk, so that a second evaluation of the same model on the same images does not run the model.
 
-A file holds the logits of one model on one split and nothing else, under names that are hashes. They are still outputs
-on the forget set: the folder stays on the machine, belongs to the user alone and goes when the images go.
+A file holds the logits of one model on one split and nothing else; its name consists of hashes. Logits on the forget
+set still tell about the forgotten images: the folder must stay on the machine, only its owner can read it, and it must
+be deleted together with the images.
 """
 
 import hashlib
@@ -25,14 +26,14 @@ from ..errors import InputError, SaveError
 from ..publication.report import weights_sha256
 
 
-# What a configuration says about the file that it came from and about training, not about the function.
+# Entries of a model configuration that do not change the logits.
 NOT_THE_FUNCTION = ("_name_or_path", "transformers_version", "architectures", "dtype", "problem_type", "use_cache")
 
 
 def model_key(model: nn.Module, image_processor, batch_size: int) -> str | None:
     """
-    SHA-256 over all that the logits depend on besides the images: weights, class and configuration of the model, the
-    image processor, and, since they decide the last bits, batch size, device and versions.
+    SHA-256 over everything that the logits depend on, except the images: weights, class and configuration of the
+    model, the image processor, and what decides the last bits (batch size, device and versions of the libraries).
 
     Args:
         model (`nn.Module`):
@@ -43,7 +44,8 @@ def model_key(model: nn.Module, image_processor, batch_size: int) -> str | None:
             Images per forward pass.
 
     Returns:
-        `str` or `None`: `None` for a model with adapters, whose settings are in no configuration of the model.
+        `str` or `None`: 64 hexadecimal digits; `None` for a model with PEFT adapters, since their settings are not
+        part of the model's configuration, and for a model that is not a `PreTrainedModel`.
     """
     if not isinstance(model, transformers.PreTrainedModel) or model._hf_peft_config_loaded:
         return None
@@ -64,17 +66,21 @@ def model_key(model: nn.Module, image_processor, batch_size: int) -> str | None:
 
 def split_key(dataset: Dataset, image_column: str) -> str:
     """
-    SHA-256 over the images as they are stored, in their order, and how the dataset reads them. No image is decoded, and
-    labels do not enter: the model does not see them. A file that is replaced under the same name gives another key.
+    SHA-256 over the stored images in their order, and over how the dataset reads them. No image is decoded. Labels are
+    not included, since the model does not see them. A file that is replaced by another one of the same name gives
+    another key.
 
     Args:
         dataset (`datasets.Dataset`):
             Raw images.
         image_column (`str`):
             The column of the images.
+
+    Returns:
+        `str`: 64 hexadecimal digits.
     """
     digest = hashlib.sha256(f"{dataset.features[image_column]}".encode())
-    # A format can be a function of the images.
+    # A format of `datasets` can transform the images (`set_transform`).
     digest.update(Hasher.hash((dataset.format["type"], dataset.format["format_kwargs"])).encode())
     raw = dataset.with_format(None).select_columns([image_column]).cast_column(image_column, Image(decode=False))
     for row in raw:
@@ -87,22 +93,22 @@ def split_key(dataset: Dataset, image_column: str) -> str:
 
 
 def cache_file(cache_dir: str | Path, model_key: str, split_key: str) -> Path:
-    """Where the logits of a model on a split are, or go."""
+    """The file of the logits of a model on a split."""
     return Path(cache_dir) / model_key / f"{split_key}.safetensors"
 
 
 def read_logits(path: Path, num_images: int) -> np.ndarray | None:
     """
-    Logits from the cache.
+    Reads logits from the cache.
 
     Args:
         path (`Path`):
             What [`cache_file`] returns.
         num_images (`int`):
-            n, the size of the split.
+            n, the number of images of the split.
 
     Returns:
-        `np.ndarray` or `None`: float32 of shape `(n, K)`, `None` if there are none.
+        `np.ndarray` of shape `(n, K)` or `None`: float32; `None` if the file does not exist.
 
     Raises:
         [`InputError`]: if the file is damaged.
@@ -122,7 +128,8 @@ def read_logits(path: Path, num_images: int) -> np.ndarray | None:
 
 def write_logits(path: Path, logits: np.ndarray) -> None:
     """
-    Puts logits into the cache, readable for the user alone. An interrupted write leaves nothing under the final name.
+    Writes logits into the cache. Only the user can read them. An interrupted write leaves no file under the final
+    name.
 
     Args:
         path (`Path`):
@@ -131,11 +138,11 @@ def write_logits(path: Path, logits: np.ndarray) -> None:
             float32.
 
     Raises:
-        [`SaveError`]: if the disk refuses.
+        [`SaveError`]: if the disk refuses, for example because it is full.
     """
     aside = path.with_suffix(f".{os.getpid()}.tmp")
     try:
-        # The mode is that of the last folder alone.
+        # `mkdir` applies the mode to the last folder of a path only, so both folders are made one by one.
         path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.parent.mkdir(mode=0o700, exist_ok=True)
         aside.write_bytes(save({"logits": np.ascontiguousarray(logits)}))

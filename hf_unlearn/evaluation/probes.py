@@ -1,4 +1,7 @@
-"""Attacks on what a model holds inside: re-learning, and classifiers of its features. Each works on a copy."""
+"""
+Attacks that look past the outputs of a model: learning the forget set again, and classifiers of the model's features.
+They work on copies or read only; no model is changed.
+"""
 
 import copy
 import math
@@ -23,15 +26,17 @@ from ..methods.jit_config import JiTConfig
 from ..unlearning.head_edit import find_heads, head_inputs
 
 
-# Steps after which a re-learning model is measured: closely at first, where the models differ.
+# The steps after which a re-learning model is measured. They are closest at the start, where the models differ most.
 MEASURED_STEPS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 70, 100)
-# Name of the head's input among the layers.
+# Name of the input of the head among the layers.
 HEAD_INPUT = "head input"
 
 
 @dataclass
 class Images:
     """
+    Images in memory, with their labels.
+
     Args:
         pixel_values (`torch.Tensor` of shape `(n, C, H, W)`): preprocessed images.
         labels (`torch.Tensor` of shape `(n,)`): label ids of the model.
@@ -48,18 +53,27 @@ class Images:
 
 
 def rank_in_class(labels: torch.Tensor) -> torch.Tensor:
-    """How many images of its class come before each image."""
+    """
+    For each image, the number of images of the same class that come before it.
+
+    Args:
+        labels (`torch.Tensor` of shape `(n,)`): label ids.
+
+    Returns:
+        `torch.Tensor` of shape `(n,)`: int64.
+    """
     one_hot = F.one_hot(labels)
     return (one_hot.cumsum(dim=0) - 1).gather(1, labels[:, None])[:, 0]
 
 
 def join(*parts: Images) -> Images:
+    """Puts the images of several parts one after the other."""
     return Images(torch.cat([part.pixel_values for part in parts]), torch.cat([part.labels for part in parts]))
 
 
 @torch.no_grad()
 def forward(model: nn.Module, images: Images, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """(logits, labels) batch by batch, on the CPU; the model is in eval mode meanwhile."""
+    """Yields (logits, labels) batch by batch, on the CPU. The model is in eval mode during the pass."""
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
@@ -71,7 +85,7 @@ def forward(model: nn.Module, images: Images, batch_size: int) -> Iterator[tuple
 
 
 def accuracy(model: nn.Module, images: Images, batch_size: int) -> float:
-    """Share of images given their label; an output that is not finite is wrong."""
+    """Share of images whose predicted class is their label. An output that is not finite counts as wrong."""
     hits = 0
     for logits, labels in forward(model, images, batch_size):
         hits += ((logits.argmax(dim=-1) == labels) & logits.isfinite().all(dim=-1)).sum().item()
@@ -86,23 +100,34 @@ def head_only(
     batch_size: int = 64, seed: int = 0, image_column: str | None = None, label_column: str | None = None,
 ) -> nn.Module:  # fmt: skip
     """
-    A copy of the original that hides the forget set and has forgotten nothing: JiT's automatic step, taken by the last
-    layer alone. Its features are the original's, bit for bit.
+    Makes the head-only control: a copy of the original model in which JiT's automatic step changes only the head (the
+    last linear layer). The control hides the forget set: its outputs change, but its features are those of the
+    original model, bit for bit.
 
-    The rule is the package's own, so that for a class only the depth differs; it serves every kind of request, and needs
-    no labels and no retained data, which a distilled or masked head would. For single images it is the default itself.
+    The control uses the same rule as JiT, so for a class it differs from JiT's default only in the weights that move;
+    for single images it is JiT's default. The rule works for every kind of forget set and needs no labels and no
+    retained images, unlike a head that is distilled or masked.
 
     Args:
         original_model (`PreTrainedModel`):
-            Copied.
+            The model to copy.
         forget_dataset (`datasets.Dataset`):
             Raw images.
         image_processor (`BaseImageProcessor`):
-            The model's own.
+            The model's image processor.
+        forget_kind (`str`, *optional*):
+            `"class"`, `"subclass"` or `"images"`. If not given, it follows from the request that `forget_dataset`
+            remembers or from the labels.
         retained (`datasets.Dataset`, *optional*):
-            Images that stay: where nothing else says so, they tell whether a whole class is forgotten.
-
-        For the others see [`verify_unlearning`].
+            Retained images. If there is no request and no `forget_kind`, they tell whether a whole class is forgotten.
+        batch_size (`int`, *optional*, defaults to 64):
+            Images per forward pass.
+        seed (`int`, *optional*, defaults to 0):
+            Seed of the run.
+        image_column (`str`, *optional*):
+            The column of the images; found from the features if not given.
+        label_column (`str`, *optional*):
+            The column of the labels; found from the features if not given.
 
     Returns:
         `PreTrainedModel`: in eval mode.
@@ -137,21 +162,28 @@ def relearn(
     seed: int,
 ) -> dict[str, list[float]]:
     """
-    Fine-tunes a copy on a few forget images and measures how fast it answers as before.
+    Fine-tunes a copy of the model on a few forget images, and measures how fast its old accuracy comes back.
 
-    Each step of Adam sees up to 16 of the forget images and as many others, with equal weight; without others a model
-    can get there by giving every image the forgotten class. Dropout is off and BatchNorm's statistics are frozen. A head
-    that pushes the class further down than needed delays re-learning, whatever the features hold.
+    Each step of Adam takes up to 16 forget images and up to 16 other images; both kinds have the same weight. Without
+    other images, a model can reach the goal by predicting the forgotten class for every image. Dropout is off and the
+    BatchNorm running statistics are frozen. A head that pushes the logit of the class further down than needed makes
+    re-learning slower, whatever the features hold.
 
     Args:
         model (`nn.Module`):
-            Copied.
-        support (`Images`):
+            The model to copy.
+        support ([`Images`]):
             Forget images to learn from.
-        others (`Images`, *optional*):
-            Images of what stays.
+        others ([`Images`] or `None`):
+            Images of what stays; `None` to learn from forget images alone.
         measured (`dict[str, Images]`):
-            By split, the images measured.
+            By split, the images to measure.
+        learning_rate (`float`):
+            Learning rate of Adam.
+        batch_size (`int`):
+            Images per forward pass while measuring.
+        seed (`int`):
+            Seed of the order of the images.
 
     Returns:
         `dict[str, list[float]]`: by split, the accuracy after each of `MEASURED_STEPS`.
@@ -180,7 +212,10 @@ def relearn(
 
 
 def endless_batches(images: Images, size: int, generator: torch.Generator) -> Iterator[Images]:
-    """Batches of one shuffled pass after another; what is left over at the end of a pass is dropped."""
+    """
+    Yields batches without end: shuffled passes over the images, one after the other. The last images of a pass that do
+    not fill a batch are left out.
+    """
     size = min(size, len(images))
     while True:
         for rows in torch.randperm(len(images), generator=generator).split(size):
@@ -193,13 +228,19 @@ def endless_batches(images: Images, size: int, generator: torch.Generator) -> It
 
 def heads_of(model: nn.Module, pixel_values: torch.Tensor) -> list[nn.Linear]:
     """
-    The linear layers whose mean output are the logits.
+    The head of a model: the linear layer whose output is the logits, or several layers whose mean output is the logits.
+
+    Args:
+        model (`nn.Module`):
+            An image classifier; called once.
+        pixel_values (`torch.Tensor` of shape `(1, C, H, W)`):
+            Any image.
 
     Raises:
-        [`InputError`]: if something else comes last.
+        [`InputError`]: if the model does not end in a linear layer.
     """
     was_training = model.training
-    # In training mode BatchNorm would take the image into its statistics.
+    # In training mode, the call would change the BatchNorm running statistics.
     model.eval()
     heads = find_heads(model, pixel_values)
     model.train(was_training)
@@ -209,13 +250,16 @@ def heads_of(model: nn.Module, pixel_values: torch.Tensor) -> list[nn.Linear]:
 
 
 def find_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The parts of the `ModuleList` or `Sequential` that holds most weights: stages of a ResNet, blocks of a ViT."""
+    """
+    The layers whose outputs are examined, by name: the parts of the `ModuleList` or `Sequential` with the most
+    weights. These are the stages of a ResNet or the blocks of a ViT.
+    """
     chain, most = {}, 0
     for name, module in model.named_modules():
         if isinstance(module, (nn.ModuleList, nn.Sequential)):
             size = sum(parameter.numel() for parameter in module.parameters())
             parts = {f"{name}.{part}": child for part, child in module.named_children() if list(child.parameters())}
-            # A list in a list is never called, and so has no output.
+            # A `ModuleList` is never called, so it has no output.
             callable_parts = not any(isinstance(part, nn.ModuleList) for part in parts.values())
             if len(parts) > 1 and size > most and callable_parts:
                 chain, most = parts, size
@@ -224,18 +268,24 @@ def find_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 def collect_features(model: nn.Module, images: Images, batch_size: int) -> dict[str, np.ndarray]:
     """
-    What the layers hold of each image: the mean over positions of each part of the network's longest chain, and the
-    head's input.
+    Collects the outputs of the layers of [`find_layers`] and the input of the head for each image. Feature maps and
+    tokens are averaged over their positions.
+
+    Args:
+        model (`nn.Module`): an image classifier; it is in eval mode during the pass.
+        images ([`Images`]): the images.
+        batch_size (`int`): images per forward pass.
 
     Returns:
-        `dict[str, np.ndarray]`: by layer, float64 of shape `(n, number of features)`; [`HEAD_INPUT`] is the last.
+        `dict[str, np.ndarray]`: by layer, float64 of shape `(n, d)`, where d is the number of features of the layer;
+        [`HEAD_INPUT`] is the last.
     """
     collected = defaultdict(list)
     layers = find_layers(model)
     heads = heads_of(model, images.pixel_values[:1].to(next(model.parameters()).device))
 
     def keep(name, values):
-        # A feature map (n, C, H, W), or tokens (n, T, C).
+        # Feature maps (n, C, H, W) or tokens (n, T, C).
         pooled = values.flatten(2).mean(dim=2) if values.dim() == 4 else values
         pooled = pooled.mean(dim=1) if pooled.dim() == 3 else pooled
         collected[name].append(pooled.flatten(1).double().cpu())
@@ -256,21 +306,22 @@ def collect_features(model: nn.Module, images: Images, batch_size: int) -> dict[
 
 def prototype_accuracy(features, labels, queries, query_labels, num_images: int, seed: int, draws: int = 5) -> float:
     """
-    Few-shot attack: each class is the mean of a few images' features, scaled to length 1, and an image belongs to the
-    class with the largest cosine (prototypes: Snell et al., arXiv 1703.05175; as an attack on unlearned models:
-    arXiv 2506.01318). No weight of the head is used.
+    Few-shot attack with prototypes (Snell et al., arXiv 1703.05175; as an attack on unlearned models:
+    arXiv 2506.01318). The prototype of a class is the mean of the features of a few images, which are scaled to length
+    1. An image gets the class whose prototype has the largest cosine with its features. The head of the model is not
+    used.
 
     Args:
-        features (`np.ndarray` of shape `(n, d)`): of the attacker's images.
-        labels (`np.ndarray` of shape `(n,)`): their labels.
-        queries (`np.ndarray` of shape `(m, d)`): of the images measured.
-        query_labels (`np.ndarray` of shape `(m,)`): their labels.
-        num_images (`int`): images per class, or as many as there are.
-        seed (`int`): of the choice of images.
-        draws (`int`, *optional*, defaults to 5): how many choices to average over.
+        features (`np.ndarray` of shape `(n, d)`): features of the attacker's images.
+        labels (`np.ndarray` of shape `(n,)`): label ids of these images.
+        queries (`np.ndarray` of shape `(m, d)`): features of the images to measure.
+        query_labels (`np.ndarray` of shape `(m,)`): label ids of these images.
+        num_images (`int`): images per prototype; fewer if a class has fewer.
+        seed (`int`): seed of the choice of images.
+        draws (`int`, *optional*, defaults to 5): number of random choices to average over.
 
     Returns:
-        `float`: share of the images measured that get their class.
+        `float`: share of the measured images that get their own class.
     """
     rng = np.random.default_rng(seed)
     features, queries = (
@@ -291,11 +342,11 @@ def prototype_accuracy(features, labels, queries, query_labels, num_images: int,
 
 def probe_accuracy(features, labels, queries, query_labels) -> float:
     """
-    A linear classifier of the features, fitted on all images that the attacker has, each class with equal weight
-    (Alain and Bengio, arXiv 1610.01644).
+    Linear probe (Alain and Bengio, arXiv 1610.01644): a logistic regression on the features, fitted to all images of
+    the attacker. Each class has the same weight. For the arguments see [`prototype_accuracy`].
 
     Returns:
-        `float`: share of the images measured that get their class.
+        `float`: share of the measured images that get their own class.
     """
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, class_weight="balanced"))
     return float((probe.fit(features, labels).predict(queries) == query_labels).mean())
@@ -305,18 +356,19 @@ def information_of_layers(
     features: dict[str, np.ndarray], is_forget: np.ndarray, seed: int
 ) -> tuple[dict[str, float], float]:
     """
-    How much each layer tells of whether an image belongs to the forget set, in nats: a lower bound of the mutual
-    information I(Z_l; Y), namely H(Y) minus the cross entropy of a linear classifier on images that it was not fitted
-    on, 5 folds (Xu et al., arXiv 2002.10689; the paper of the IDI trains an InfoNCE critic, which takes a network per
-    layer). Between 0 and H(Y) = ln 2.
+    How much each layer tells about whether an image belongs to the forget set. It is a lower bound of the mutual
+    information I(Z_l; Y) between the features Z_l of layer l and Y, which is 1 for forget images and 0 for others:
+    H(Y) minus the cross-entropy of a logistic regression in 5-fold cross-validation (Xu et al., arXiv 2002.10689). The
+    authors of the IDI (arXiv 2405.17878) train an InfoNCE critic for it, which needs a network per layer.
 
     Args:
         features (`dict[str, np.ndarray]`): by layer, of shape `(n, d)`.
-        is_forget (`np.ndarray` of shape `(n,)`): Y; both values count half, whatever their numbers.
-        seed (`int`): of the folds.
+        is_forget (`np.ndarray` of shape `(n,)`): Y, as bool. Both values have the same total weight.
+        seed (`int`): seed of the folds.
 
     Returns:
-        By layer, in nats, and two standard errors of the mean over the layers.
+        `tuple[dict[str, float], float]`: by layer, the information in nats, between 0 and H(Y) = ln 2; and two
+        standard errors of the mean over the layers, in nats.
     """
     folds = min(5, np.bincount(is_forget.astype(int), minlength=2).min())
     if folds < 2:

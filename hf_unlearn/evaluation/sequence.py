@@ -1,4 +1,4 @@
-"""Several requests on one model: what became of each after every step, and of the accuracy on the rest."""
+"""Several requests on one model: measures, after each request, the images of every request and the retained images."""
 
 from dataclasses import replace
 
@@ -11,16 +11,23 @@ from ..request.forget_request import ForgetRequest
 from .logits import collect_logits
 
 
-# Columns of the table beside the requests.
+# Further columns of the table, and their meaning.
 RETAINED = {"retain": "images of the training split that no request names", "retain_test": "unseen ones, likewise"}
 
 
 def named(requests: list[ForgetRequest]) -> list[ForgetRequest]:
     """
-    The requests, those without an id called `request-1`, `request-2`, … by their place.
+    Gives every request without an id the id `request-1`, `request-2`, … by its place in the list.
+
+    Args:
+        requests (`list[ForgetRequest]`):
+            In the order in which they are carried out.
+
+    Returns:
+        `list[ForgetRequest]`: all with an id.
 
     Raises:
-        [`InputError`]: if two have the same id.
+        [`InputError`]: if two requests have the same id.
     """
     requests = [
         request if request.id else replace(request, id=f"request-{number}")
@@ -35,17 +42,23 @@ def named(requests: list[ForgetRequest]) -> list[ForgetRequest]:
 
 class Tracker:
     """
-    Measures a model on every request of a sequence and on what none of them names.
+    Measures the accuracy of a model on the images of each request of a sequence, and on the images that no request
+    names.
 
     Args:
         requests (`list[ForgetRequest]`):
-            In the order of the steps, with ids.
-        train, test (`datasets.Dataset`):
-            The training images and, optionally, unseen ones.
-        columns (`dict`):
-            `image_column` and `label_column`.
+            All requests, with ids, in the order in which they are carried out.
+        train (`datasets.Dataset`):
+            The training images.
+        test (`datasets.Dataset` or `None`):
+            Unseen images.
+        columns (`dict[str, str]`):
+            Names of the columns, by `image_column` and `label_column`.
         max_samples (`int`, *optional*, defaults to 0):
-            Measure what no request names on at most so many images; 0: on all.
+            Largest number of images that no request names to measure on; 0 for all.
+
+    Raises:
+        [`InputError`]: if the requests cover all training images.
     """
 
     def __init__(self, requests, train, test, columns: dict, max_samples: int = 0):
@@ -73,17 +86,19 @@ class Tracker:
 
     def measure(self, after: str | None, model, image_processor, batch_size: int) -> None:
         """
-        Adds a line to the table.
+        Measures the model and adds a row to the table.
 
         Args:
-            after (`str`, *optional*):
+            after (`str` or `None`):
                 Id of the request that was carried out last; `None` for the original model.
-            model, image_processor:
-                The model as it is now.
+            model (`PreTrainedModel`):
+                The model after this request.
+            image_processor (`BaseImageProcessor`):
+                Its image processor.
             batch_size (`int`):
                 Images per forward pass.
         """
-        # Slow to import, and a run of one request does not come here.
+        # Imported here because it is slow (scipy), and a run of one request does not need it.
         from ..metrics.unlearning_accuracy.unlearning_accuracy import accuracy
 
         label_column = self.columns["label_column"]
@@ -95,5 +110,11 @@ class Tracker:
         self.steps.append({"after": after, "accuracy": line})
 
     def table(self) -> dict:
-        """`requests`, the ids in their order, and `steps`, the accuracy by id, `retain` and `retain_test` after each."""
+        """
+        The table so far.
+
+        Returns:
+            `dict`: `requests`, the ids in their order, and `steps`, one dictionary per call of [`~Tracker.measure`]:
+            `after`, and `accuracy` by request id, `retain` and `retain_test`.
+        """
         return {"requests": [request.id for request in self.requests], "steps": self.steps}

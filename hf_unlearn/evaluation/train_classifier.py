@@ -1,4 +1,6 @@
-"""Trains the classifiers that runs are measured on: an original and, from scratch, one without the forget set."""
+"""
+Trains image classifiers to compare with: an original model, and models that are retrained without the forget set.
+"""
 
 from pathlib import Path
 
@@ -19,35 +21,37 @@ def train_classifier(
     label_column: str | None = None,
 ) -> dict[str, float]:
     """
-    Trains an image classifier and saves it with its image processor as a folder like those on the hub.
+    Trains an image classifier, and saves it with its image processor in the format of the hub.
 
     Args:
         model (`PreTrainedModel`):
-            Trained in place.
+            The model to train, in place.
         image_processor (`BaseImageProcessor`):
-            The model's own.
+            The model's image processor.
         train (`datasets.Dataset`):
-            Raw images and labels.
+            Raw images with labels.
         args (`TrainingArguments`):
-            The recipe; the model is saved in its `output_dir`.
+            The training recipe. The model is saved to its `output_dir`.
         eval_dataset (`datasets.Dataset`, *optional*):
-            Unseen images.
+            Unseen images with labels.
         label_column (`str`, *optional*):
-            Found from the features when not given.
+            The column of the labels; found from the features if not given.
 
     Returns:
-        `dict[str, float]`: `eval_accuracy` and `eval_loss` when there are unseen images.
+        `dict[str, float]`: `eval_accuracy`, `eval_loss` and the other values of [`~transformers.Trainer.evaluate`];
+        empty without unseen images.
     """
     label_column = find_label_column(train, label_column, model.config.id2label)
 
     def prepare(dataset):
         label_ids = match_labels(dataset, label_column, model.config.id2label)
         images = ImageDataset(dataset, image_processor, label_column=label_column, label_ids=label_ids)
-        # Every epoch but the first finds them ready.
+        # From the second epoch on, the images are not decoded again.
         images.keep()
         return images
 
-    # Some forwards accept loss arguments and ignore them, which breaks the scaling under gradient accumulation.
+    # The `forward` of some models accepts loss arguments but ignores them, which makes the loss wrong under gradient
+    # accumulation.
     model.accepts_loss_kwargs = False
     trainer = Trainer(
         model=model,
@@ -57,7 +61,7 @@ def train_classifier(
         eval_dataset=prepare(eval_dataset) if eval_dataset is not None else None,
         compute_metrics=compute_accuracy,
     )
-    # With the bars off, the Trainer prints a dictionary per log instead.
+    # Without progress bars, the Trainer would print a dictionary for each log.
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     model.eval()

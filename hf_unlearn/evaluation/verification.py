@@ -1,4 +1,7 @@
-"""Did it forget, or does it hide? Every attack on every model, side by side with retrained ones and with a control."""
+"""
+Verifies an unlearned model: attacks it, the original model, retrained models and a control, to tell forgetting from
+hiding.
+"""
 
 import math
 from collections import defaultdict
@@ -30,7 +33,8 @@ from .probes import (
 from .verification_report import MEASURED, MEASURES, NUM_IMAGES, VerificationReport
 
 
-# Re-learning ends within this share of the original's accuracy (α of the anamnesis index).
+# A re-learning model has its accuracy back when it is at most this share below that of the original (α of the
+# anamnesis index).
 TOLERANCE = 0.05
 
 
@@ -50,10 +54,12 @@ def verify_unlearning(
     seed: int = 0,
 ) -> VerificationReport:
     """
-    Attacks copies of the models to see what they still hold of the forget set. The models given stay as they are.
+    Attacks the models to find out what they still hold of the forget set. The attacks work on copies: the models given
+    do not change.
 
-    Beside them stands a control that only hides: the original with its last layer alone changed, see [`head_only`].
-    What an attack finds in the retrained models, which never saw the forget set, is its null band.
+    The head-only control is attacked as well: a copy of the original model that only hides the forget set, see
+    [`~evaluation.probes.head_only`]. The retrained models never saw the forget set, so their values give the band of
+    each measure: what the attacks find in a model that has nothing to forget.
 
     Args:
         original_model (`PreTrainedModel`):
@@ -61,33 +67,37 @@ def verify_unlearning(
         unlearned_model (`PreTrainedModel`):
             The model to verify.
         splits (`DatasetDict`):
-            `forget`, of which half serves the attacker and the other half is measured; `forget_test`, unseen images of
-            what is forgotten, measured as well; `retain` or else `retain_test`, images of the rest for the attacker.
-            All but `forget` are optional. Where there are no labels, the original model's answers stand for them.
+            Only `forget` is needed. Images without labels get the original model's predictions as labels.
+
+            - `forget`: the forget set. The attacker uses one half of it, the other half is measured.
+            - `forget_test`: unseen images of what is forgotten. They are measured.
+            - `retain`, or else `retain_test`: images of what stays. The attacker uses them.
         image_processor (`BaseImageProcessor`):
-            The models' image processor.
-        retrained_models (`list[PreTrainedModel]`, *optional*):
-            Models trained without the forget set, best with different seeds.
-        forget_kind (`str`, *optional*, defaults to what `splits["forget"]` remembers from [`split_dataset`] or its labels say):
-            `"class"`, `"subclass"` or `"images"`, for the control.
+            The image processor of all models.
+        retrained_models (`list[PreTrainedModel]`, *optional*, defaults to `()`):
+            Models that were trained without the forget set, preferably with different seeds.
+        forget_kind (`str`, *optional*):
+            `"class"`, `"subclass"` or `"images"`, for the control. If not given, it follows from the request that
+            `splits["forget"]` remembers (see [`split_dataset`]) or from the labels.
         image_column (`str`, *optional*):
-            Found from the features when not given.
+            The column of the images; found from the features if not given.
         label_column (`str`, *optional*):
-            Found from the features when not given.
+            The column of the labels; found from the features if not given.
         learning_rate (`float`, *optional*, defaults to 1e-4):
-            Of Adam, when the models re-learn.
+            Learning rate of Adam when the models re-learn.
         max_images (`int`, *optional*, defaults to 200):
-            At most so many images of each kind are used, twice as many of the forget set and of the rest.
+            Largest number of images per split that are measured. The attacker has at most as many forget images, and
+            at most twice as many others.
         batch_size (`int`, *optional*, defaults to 64):
             Images per forward pass.
         seed (`int`, *optional*, defaults to 0):
-            Of all choices. The same seed gives the same report.
+            Seed of all random choices. The same seed gives the same report.
 
     Returns:
-        [`VerificationReport`]
+        [`~evaluation.verification_report.VerificationReport`]
 
     Raises:
-        [`InputError`]: if there is no forget set, or no image of it is left to measure.
+        [`InputError`]: if there is no forget set, or if no image of it is left to measure.
     """
     if "forget" not in splits:
         raise InputError("splits", f"there is no split 'forget'. Given: {', '.join(splits) or 'none'}.")
@@ -105,13 +115,13 @@ def attack_models(
     original_model, unlearned_model, splits, image_processor, retrained_models, forget_kind, columns, learning_rate,
     max_images, batch_size, seed,
 ) -> VerificationReport:  # fmt: skip
-    """All attacks on models in float32. For the arguments see [`verify_unlearning`]."""
+    """Runs all attacks on models in float32. For the arguments see [`verify_unlearning`]."""
 
     def draw(split: str, limit: int) -> Images:
         return draw_images(splits[split], image_processor, original_model, limit, batch_size, seed, **columns)
 
     forget = draw("forget", 2 * max_images)
-    # The images of a class are in a random order: every other one is left out of the attacks.
+    # The images are in a random order, so every second image of each class is a random half.
     left_out = rank_in_class(forget.labels) % 2 == 1
     attack, measured = forget[~left_out], {"forget": forget[left_out]}
     if "forget_test" in splits:
@@ -185,11 +195,13 @@ def attack_models(
 
 def summarise_relearning(report: VerificationReport, found: dict) -> None:
     """
-    From the curves: steps and images until the original's accuracy is back, the mean accuracy, the anamnesis index.
+    Computes these measures from the re-learning curves: the steps and the number of images until the accuracy of the
+    original model is back, the mean accuracy, and the anamnesis index.
 
-    The anamnesis index is r(unlearned) / r(retrained), r being the steps that a model takes to come within α of the
-    original's accuracy on the forget set (Chundawat et al., arXiv 2201.05629); 1 is ideal, 0 means that nothing was
-    forgotten. Of a retrained model it is taken against the mean of the others.
+    The anamnesis index is r(unlearned) / r(retrained), where r is the number of steps until the accuracy on the forget
+    set is within the share α of that of the original model (Chundawat et al., arXiv 2201.05629). 1 is ideal, and 0
+    means that nothing was forgotten. The index of a retrained model is taken against the mean of the other retrained
+    models.
     """
     many = str(NUM_IMAGES[-1])
     for split, curves in report.curves.items():
@@ -205,10 +217,11 @@ def summarise_relearning(report: VerificationReport, found: dict) -> None:
         for model in curves if report.retrained else ():
             references = [name for name in report.retrained if name != model]
             if not references:
-                # By definition.
+                # A single retrained model has the index 1 by definition.
                 found["anamnesis_index"][split][model] = 1.0
             else:
-                # A retrained model that did not get there within the steps makes this an upper bound.
+                # A retrained model that did not reach the goal would need more steps than were run: the index is an
+                # upper bound.
                 mean = np.mean([report.steps[-1] if steps[name] is None else steps[name] for name in references])
                 index = float(steps[model] / mean) if steps[model] is not None and mean > 0 else None
                 found["anamnesis_index"][split][model] = index
@@ -224,12 +237,14 @@ def summarise_relearning(report: VerificationReport, found: dict) -> None:
 
 def summarise_information(report: VerificationReport, found: dict) -> None:
     """
-    The mean information of the layers and the information difference index (Jeon et al., arXiv 2405.17878):
+    Computes the mean information over the layers, and the information difference index (Jeon et al.,
+    arXiv 2405.17878):
 
         IDI = Σ_l [I(Z_l of the unlearned; Y) − I(Z_l of the retrained; Y)] / Σ_l [I(Z_l of the original; Y) − I(…)]
 
-    0: no more left than in a retrained model, 1: nothing forgotten. Of a retrained model it is taken against the mean
-    of the others. `None` if the original's layers hold no more than the retrained ones.
+    where I(…) is that of the retrained model again. 0 means that no more is left than in a retrained model, 1 that
+    nothing was forgotten. The index of a retrained model is taken against the mean of the other retrained models. It
+    is `None` if the layers of the original model hold no more than those of the retrained ones.
     """
     means = {model: float(np.mean(list(layers.values()))) for model, layers in report.layer_information.items()}
     if not means:
@@ -246,12 +261,12 @@ def summarise_information(report: VerificationReport, found: dict) -> None:
 
 
 def first_step(steps: list[int], curve: list[float], goal: float) -> int | None:
-    """The first measured step at which the accuracy reaches the goal."""
+    """The first measured step at which the accuracy is at least `goal`; `None` if there is none."""
     return next((step for step, accuracy in zip(steps, curve, strict=True) if accuracy >= goal), None)
 
 
 def mean_of_curve(steps: list[int], curve: list[float]) -> float:
-    """The mean accuracy over all steps, straight lines between the measured ones."""
+    """The mean accuracy over all steps, interpolated linearly between the measured steps."""
     curve, steps = np.asarray(curve), np.asarray(steps)
     return float(((curve[1:] + curve[:-1]) / 2 * np.diff(steps)).sum() / (steps[-1] - steps[0]))
 
@@ -262,7 +277,10 @@ def mean_of_curve(steps: list[int], curve: list[float]) -> float:
 def draw_images(
     dataset, image_processor, original_model, limit, batch_size, seed, image_column=None, label_column=None
 ) -> Images:
-    """At most `limit` images in a random order that takes the classes in turn."""
+    """
+    Draws at most `limit` images in a random order in which the classes alternate. Images without labels get the
+    original model's predictions as labels. For the other arguments see [`verify_unlearning`].
+    """
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(dataset), generator=generator)
     if label_column is None or label_column in dataset.column_names:

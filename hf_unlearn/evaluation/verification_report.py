@@ -1,4 +1,4 @@
-"""What the attacks found: a dataclass, shown as a table and said in sentences drawn from the numbers alone."""
+"""The report of a verification: a dataclass with the results of all attacks, shown as a table and as sentences."""
 
 import json
 import math
@@ -9,11 +9,13 @@ from pathlib import Path
 from ..terminal import print_table, print_text
 
 
-# Labelled images of each forgotten class that an attacker has.
+# How many labelled images of each forgotten class the attacker has, in turn.
 NUM_IMAGES = (1, 5, 20)
-# Accuracies are taken of forget images that no attack used, and of unseen images of what is forgotten.
+# The splits that are measured, as the table names them: forget images that no attack used, and unseen images of what
+# is forgotten.
 MEASURED = {"forget": "left out", "forget_test": "unseen"}
-# Measure: (label, kind of number). Those of `MEASURED` are followed by the split.
+# By measure, its label and the kind of its values. A measure that is taken on splits is called `<measure>/<split>` in
+# a report.
 MEASURES = {
     "accuracy": ("accuracy without an attack", "share"),
     "relearning_accuracy": ("re-learning, mean accuracy", "share"),
@@ -25,37 +27,38 @@ MEASURES = {
     "information": ("information in the layers, nats", "nats"),
     "idi": ("IDI", "ratio"),
 }
-# These follow from other measures and would count twice.
+# Measures that are computed from other measures. The sentences leave them out, since they would count twice.
 DERIVED = ("relearning_images", "anamnesis_index", "idi")
 
 
 @dataclass
 class VerificationReport:
     """
-    What the attacks found.
+    The results of all attacks on all models.
 
     Args:
         models (`list[str]`):
-            `"original"`, `"unlearned"`, `"head-only"` and `"retrained 1"`, … as far as they were given.
+            `"original"`, `"unlearned"`, `"head-only"` and, if given, `"retrained 1"`, `"retrained 2"`, ….
         measures (`dict[str, dict[str, float | None]]`):
-            By measure and model. `None`: the original's accuracy was not reached within the steps, or, of a ratio, its
-            denominator is no positive number.
+            By measure and model, the value. `None` if the accuracy of the original model was not reached within the
+            steps, or if the denominator of a ratio is not positive.
         margins (`dict[str, float]`):
-            By measure, a difference that chance among the images measured explains.
+            By measure, the difference that chance among the measured images explains: two standard errors for a share
+            or for the information, and for a count one place in the list of numbers that were tried.
         curves (`dict[str, dict[str, dict[str, list[float]]]]`):
-            By split, model and number of images per class: the accuracy after each of `steps`.
+            By split, model and number of images per class, the accuracy after each of `steps`.
         layer_information (`dict[str, dict[str, float]]`):
-            By model and layer, in nats.
+            By model and layer, the information about the forget set, in nats.
         steps (`list[int]`):
-            Where the curves were measured.
+            The steps of re-learning after which the accuracy was measured.
         images (`dict[str, int]`):
-            How many images served for what.
-        missing (`dict[str, str]`):
-            Measures that could not be taken, and why.
-        notes (`list[str]`):
-            What a reader of the numbers has to know.
-        seed (`int`):
-            Of all choices.
+            By use, the number of images.
+        missing (`dict[str, str]`, *optional*):
+            By measure that could not be taken, the reason.
+        notes (`list[str]`, *optional*):
+            Sentences that a reader of the numbers has to know.
+        seed (`int`, *optional*, defaults to 0):
+            Seed of all random choices.
     """
 
     models: list[str]
@@ -71,17 +74,21 @@ class VerificationReport:
 
     @property
     def retrained(self) -> list[str]:
+        """Names of the retrained models."""
         return [model for model in self.models if model.startswith("retrained")]
 
     def band(self, measure: str) -> tuple[float, float] | None:
-        """Lowest and highest value among the retrained models; ∞ stands for "not reached"."""
+        """
+        Lowest and highest value of a measure over the retrained models; infinity stands for "not reached". `None`
+        without retrained models.
+        """
         values = [number(self.measures[measure][model]) for model in self.retrained]
         return (min(values), max(values)) if values else None
 
     def held(self, measure: str) -> dict[str, float]:
         """
-        The values by model, turned so that more means that more of the forget set is left. Of counts it is the place
-        among the numbers that are tried.
+        The values of a measure by model, with the sign that makes a larger value mean that more of the forget set is
+        left. A count is replaced by minus its position in the list of counts that were tried.
         """
         values = {model: number(value) for model, value in self.measures[measure].items()}
         if MEASURES[measure.split("/")[0]][1] != "count":
@@ -91,26 +98,31 @@ class VerificationReport:
 
     def side(self, measure: str, model: str) -> int:
         """
-        0 if the model lies in the retrained models' band or in the margin around it; 1 if more is left in it, −1 if
-        less.
+        Compares a model with the band of the retrained models, widened by the margin.
+
+        Returns:
+            `int`: 1 if more of the forget set is left in the model than in the band, −1 if less, 0 if it is in the
+            band.
         """
         held, margin = self.held(measure), self.margins[measure]
         band = [held[name] for name in self.retrained]
         return int(held[model] > max(band) + margin) - int(held[model] < min(band) - margin)
 
     def text(self) -> str:
-        """Which measures tell which models apart, and which do not; drawn from the numbers alone."""
+        """Says in sentences which measures tell which models apart. The sentences follow from the numbers alone."""
         return " ".join(describe(self))
 
     def to_json(self, path: str | Path) -> None:
-        """Writes the report, with the retrained models' bands and the text, to a file."""
+        """Writes the report, with the bands and the sentences, to a JSON file."""
         bands = {measure: self.band(measure) for measure in self.measures} if self.retrained else {}
         bands = {measure: [finite(value) for value in band] for measure, band in bands.items()}
         values = asdict(self) | {"bands": bands, "text": self.text()}
         Path(path).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def texts(self, measure: str) -> dict[str, str]:
-        """The numbers of a measure as the table shows them, by model and, with two retrained ones or more, `band`."""
+        """
+        The values of a measure as the table shows them: by model and, with at least two retrained models, by `band`.
+        """
         kind = MEASURES[measure.split("/")[0]][1]
         most = NUM_IMAGES[-1] if measure.startswith("relearning_images") else self.steps[-1]
         texts = {model: cell(value, kind, most) for model, value in self.measures[measure].items()}
@@ -120,7 +132,7 @@ class VerificationReport:
         return texts
 
     def print(self) -> None:
-        """Prints the table, what is missing and the text to the terminal."""
+        """Prints the table, the measures that are missing, the notes and the sentences to the terminal."""
         columns = [*self.models, "band"] if len(self.retrained) > 1 else self.models
         splits = defaultdict(list)
         for measure in self.measures:
@@ -132,7 +144,7 @@ class VerificationReport:
             for measure in measures:
                 label = f"  {MEASURED[measure.partition('/')[2]]}" if len(measures) > 1 else grouped([measure])
                 rows.append((label, "", self.texts(measure)))
-        # Where there is no room for all, the band stands for the models that make it.
+        # If not all columns fit, those of the retrained models are left out, and the band stands for them.
         spare = self.retrained if "band" in columns else []
         print_table(columns, [("after attacks (accuracies in %)", rows)], spare)
         for measure, reason in self.missing.items():
@@ -143,7 +155,7 @@ class VerificationReport:
 
 
 def number(value: float | None) -> float:
-    """∞ for what was not reached."""
+    """The value as a number: infinity if it was not reached (`None`)."""
     return math.inf if value is None else value
 
 
@@ -152,7 +164,9 @@ def finite(value: float) -> float | None:
 
 
 def cell(value: float | None, kind: str, most: int) -> str:
-    """A number as the table shows it; a count that was not reached is more than the most that was tried."""
+    """
+    Formats a value for the table. A count that was not reached is shown as more than the largest count that was tried.
+    """
     if value is None:
         return f"> {most}" if kind == "count" else "–"
     return {"share": f"{100 * value:.1f}", "count": f"{value:g}", "ratio": f"{value:.2f}", "nats": f"{value:.2f}"}[
@@ -161,7 +175,7 @@ def cell(value: float | None, kind: str, most: int) -> str:
 
 
 def grouped(measures: list[str]) -> str:
-    """Measures in words, the splits of one in brackets."""
+    """Lists measures in words, with the splits of a measure in brackets behind it."""
     splits = defaultdict(list)
     for measure in measures:
         name, _, split = measure.partition("/")
