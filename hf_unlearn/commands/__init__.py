@@ -1,1 +1,1 @@
-"""The console command: its flags, and what each of its commands does in which order."""
+"""The console command `hf-unlearn`: its flags, and one file per command."""

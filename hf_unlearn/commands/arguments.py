@@ -1,4 +1,4 @@
-"""The flags shared by `hf-unlearn run` and `scripts/unlearn.py`."""
+"""The flags of the commands, as dataclasses."""
 
 from dataclasses import dataclass, field
 
@@ -35,7 +35,7 @@ class ModelArguments:
 
 @dataclass
 class CheckpointArguments:
-    """How models that are only looked at are read."""
+    """How `hf-unlearn compare` and `hf-unlearn verify` load and run their models."""
 
     image_processor_name: str | None = field(
         default=None, metadata={"help": "Image processor for all checkpoints; default: the one that lies with each."}
@@ -49,7 +49,10 @@ class CheckpointArguments:
 
 @dataclass
 class DataArguments:
-    """Which images it was trained and is tested on. A folder to forget is enough; the rest is for measuring."""
+    """
+    Which images the model was trained on, and which unseen images it is measured on. With a folder of images to forget
+    (`--forget_dir`), all of these are optional.
+    """
 
     _argument_group_name = "data"
 
@@ -88,7 +91,7 @@ class DataArguments:
 
 @dataclass
 class ForgetArguments:
-    """What to forget, in one of these ways."""
+    """What to forget, in exactly one of several ways."""
 
     _argument_group_name = "what to forget"
 
@@ -108,10 +111,13 @@ class ForgetArguments:
 
     def to_request(self) -> ForgetRequest | None:
         """
-        The one request, or `None` if a folder says what to forget.
+        Makes the request, for a command that takes one only.
+
+        Returns:
+            [`ForgetRequest`] or `None`: `None` if `--forget_dir` names a folder of images.
 
         Raises:
-            [`InputError`]: if nothing or more than one thing is asked.
+            [`InputError`]: if no request, more than one request, or more than one way to name the images is given.
         """
         requests = self.to_requests()
         if len(requests) > 1:
@@ -120,10 +126,13 @@ class ForgetArguments:
 
     def to_requests(self) -> list[ForgetRequest | None]:
         """
-        The requests in their order; `[None]` if a folder says what to forget.
+        Makes the requests, in the order in which they are carried out.
+
+        Returns:
+            `list[ForgetRequest | None]`: `[None]` if `--forget_dir` names a folder of images.
 
         Raises:
-            [`InputError`]: if nothing is asked, or in more than one way.
+            [`InputError`]: if no way or more than one way to name the images is used.
         """
         ways = ("class", "column", "indices", "ids", "fraction", "count", "dir", "request")
         used = [f"--forget_{way}" for way in ways if getattr(self, f"forget_{way}") is not None]
@@ -154,7 +163,7 @@ class ForgetArguments:
 
 @dataclass
 class RunArguments:
-    """How the command behaves."""
+    """Which method is used, and how the command behaves."""
 
     _argument_group_name = "run"
 
@@ -172,10 +181,16 @@ class RunArguments:
 
 def fill_in(request: ForgetRequest, model_args: ModelArguments, data_args: DataArguments) -> None:
     """
-    Takes the model and the dataset from a request where the flags do not name them.
+    Takes the model and the dataset from the request if no flag names them.
+
+    Args:
+        request ([`ForgetRequest`]):
+            The request.
+        model_args ([`ModelArguments`]), data_args ([`DataArguments`]):
+            The flags. They are changed in place.
 
     Raises:
-        [`InputError`]: if the flags name others than the request.
+        [`InputError`]: if a flag names another model or dataset than the request.
     """
     for args, name, value in (
         (model_args, "model_name_or_path", request.model),
@@ -193,7 +208,7 @@ def fill_in(request: ForgetRequest, model_args: ModelArguments, data_args: DataA
         setattr(args, name, value)
 
 
-# Python arguments whose flag has another name.
+# Arguments of [`ForgetRequest`] whose flag has another name.
 FLAG_OF = {
     "classes": "forget_class",
     "column": "forget_column",
@@ -206,7 +221,7 @@ FLAG_OF = {
 }
 
 
-# Keys of a request file that no flag has.
+# Keys of a request file that have no flag.
 REQUEST_KEYS = (
     "files",
     "image_sha256",
@@ -222,7 +237,7 @@ REQUEST_KEYS = (
 
 
 def message_of(error: InputError) -> str:
-    """The error in one line that starts with the flag at fault, or the key of the request file."""
+    """The error in one line. It begins with the wrong flag or the wrong key of the request file."""
     if error.argument in REQUEST_KEYS:
         return f"request: {error.argument}: {error.message}"
     return f"--{FLAG_OF.get(error.argument, error.argument)}: {error.message}"

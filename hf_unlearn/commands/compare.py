@@ -1,4 +1,7 @@
-"""Measures checkpoints that exist, without unlearning anything: original, unlearned, retrained."""
+"""
+The command `hf-unlearn compare`: measures existing checkpoints (original, unlearned, retrained) without unlearning
+anything.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +24,7 @@ from .parsing import make_checkpoint_parser
 
 @dataclass
 class CompareArguments(CheckpointArguments):
-    """How the checkpoints are read and measured, and where the result goes."""
+    """How the checkpoints are loaded and measured, and where the result goes."""
 
     _argument_group_name = "comparison"
 
@@ -38,22 +41,23 @@ def compare(
     names: list[str], data_args: DataArguments, forget_args: ForgetArguments, compare_args: CompareArguments
 ) -> UnlearningReport:
     """
-    Measures checkpoints on the splits of a request and prints the tables.
+    Measures checkpoints on the splits of a request, and prints the tables.
 
     Args:
         names (`list[str]`):
-            Hub ids or folders: the original, the unlearned model, and any number of models retrained without the forget
-            set. The first retrained model is the yardstick; from the second on, all of them give the band of each metric.
-        data_args ([`~arguments.DataArguments`]), forget_args ([`~arguments.ForgetArguments`]):
-            As for `hf-unlearn run`.
+            Hub ids or folders: the original model, the unlearned model, and any number of models that were retrained
+            without the forget set. The first retrained model is the yardstick. With two or more retrained models, all
+            of them give the band of each metric.
+        data_args ([`~commands.arguments.DataArguments`]), forget_args ([`~commands.arguments.ForgetArguments`]):
+            The data and the request, as for `hf-unlearn run`.
         compare_args ([`CompareArguments`]):
-            The rest.
+            How the checkpoints are loaded and measured, and where the result goes.
 
     Returns:
-        [`UnlearningReport`]: its `run` says what was compared, with the SHA-256 of all weights.
+        [`UnlearningReport`]: its `run` names what was compared, with the SHA-256 of all weights.
 
     Raises:
-        [`InputError`]: if something the user gave cannot be used.
+        [`InputError`]: if an input cannot be used.
     """
     if len(names) < 2:
         raise InputError("models", "name at least two: ORIGINAL UNLEARNED [RETRAINED ...].")
@@ -61,7 +65,7 @@ def compare(
     if report_file is not None and not report_file.absolute().parent.is_dir():
         raise InputError("report_file", f"there is no folder {str(report_file.parent)!r}.")
     request = forget_args.to_request()
-    # Sets up the processes and the device, as for every command.
+    # Creating the configuration sets up the processes and the device, as for every command.
     device = UnlearningConfig(output_dir="unused").device
 
     models, image_processor = load_checkpoints(names, compare_args, device)
@@ -97,7 +101,7 @@ def compare(
             "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         },
     }
-    # The same on all processes: the first one prints and writes.
+    # All processes have the same report. The main process prints and writes it.
     if PartialState().is_main_process:
         report.print()
         print_text(about_the_band(len(retrained)))
@@ -107,7 +111,7 @@ def compare(
 
 
 def about_the_band(num_retrained: int) -> str:
-    """What the band is worth."""
+    """Says how much the band tells, given the number of retrained models."""
     if num_retrained == 0:
         return (
             "No retrained model: nothing here says how close to retraining the unlearned model is. Train one without the "
@@ -126,7 +130,7 @@ def about_the_band(num_retrained: int) -> str:
 
 
 def make_parser():
-    """Flags of `hf-unlearn compare`."""
+    """Makes the parser of the flags of `hf-unlearn compare`."""
     return make_checkpoint_parser(
         CompareArguments,
         prog="hf-unlearn compare",

@@ -1,4 +1,7 @@
-"""The whole way on real images and without a network: train on handwritten digits, unlearn, measure, write the card."""
+"""
+The command `hf-unlearn demo`: trains a classifier of handwritten digits, unlearns, measures and writes the model card.
+It needs no network.
+"""
 
 import argparse
 import shutil
@@ -12,7 +15,7 @@ FORGOTTEN_DIGIT = 3
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Flags of `hf-unlearn demo`."""
+    """Makes the parser of the flags of `hf-unlearn demo`."""
     parser = argparse.ArgumentParser(
         prog="hf-unlearn demo",
         description="Train a small classifier of handwritten digits, make it forget, and compare with a retrained one.",
@@ -35,12 +38,15 @@ def demo(output_dir: str = "demo", scenario: str = "class", overwrite: bool = Fa
 
     Args:
         output_dir (`str`, *optional*, defaults to `"demo"`):
-            Gets the folders `digits`, `digits-original`, `digits-retrained`, `digits-retrained-2` and
-            `digits-unlearned`.
+            The folder for `digits` (the dataset), `digits-original`, `digits-retrained`, `digits-retrained-2` and
+            `digits-unlearned` (the models).
         scenario (`str`, *optional*, defaults to `"class"`):
-            `"class"`, `"subclass"` or `"random"`.
+            What is forgotten: `"class"`, `"subclass"` or `"random"` images.
         overwrite (`bool`, *optional*, defaults to `False`):
             Whether to replace an earlier demo.
+
+    Raises:
+        [`InputError`]: if the folder holds an earlier demo and `overwrite` is `False`.
     """
     import datasets
     import torch
@@ -50,7 +56,7 @@ def demo(output_dir: str = "demo", scenario: str = "class", overwrite: bool = Fa
     from .parsing import parse_run_arguments
     from .run import run
 
-    # A network this small gains nothing from more threads, and waits for them for minutes where other work runs.
+    # More threads do not make a network this small faster. On a busy machine, waiting for them takes minutes.
     torch.set_num_threads(1)
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
@@ -106,14 +112,24 @@ Where things lie, in {folder}:
 
 
 def load_digits(scenario: str):
-    """The digits as a `DatasetDict` of `train` and `test`, labelled by digit or, for `"subclass"`, by odd and even."""
+    """
+    Loads the digits of scikit-learn.
+
+    Args:
+        scenario (`str`):
+            With `"subclass"` the labels are odd and even, and the digit is in the column `digit`. Otherwise the labels
+            are the digits.
+
+    Returns:
+        `DatasetDict`: `train` and `test`.
+    """
     import numpy as np
     from datasets import ClassLabel, Dataset, Features, Image, Value
     from PIL import Image as PILImage
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    # 8×8 pixels of 17 grey levels.
+    # Images have 8×8 pixels with values from 0 to 16.
     images = [PILImage.fromarray((image * 255 / 16).round().astype(np.uint8)) for image in digits.images]
     columns, features = {"image": images}, Features(image=Image())
     if scenario == "subclass":
@@ -126,7 +142,10 @@ def load_digits(scenario: str):
 
 
 def train(train_split, test_split, folder: Path, seed: int = 0) -> dict:
-    """A small ResNet from a configuration, trained on the spot."""
+    """
+    Trains a small ResNet from random weights, and saves it in `folder`. Returns what
+    [`~evaluation.train_classifier.train_classifier`] returns.
+    """
     from transformers import (
         ResNetConfig,
         ResNetForImageClassification,

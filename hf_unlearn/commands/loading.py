@@ -1,4 +1,4 @@
-"""Models, image processors and splits as the commands' flags name them."""
+"""Loads the models, image processors and splits that the flags of a command name."""
 
 import re
 
@@ -26,24 +26,28 @@ from ..unlearning.compatibility import check_image_processor, check_model
 from .arguments import CheckpointArguments, DataArguments, ForgetArguments, ModelArguments
 
 
-# What a library is called that a model needs, in the words of transformers: "pip install -U 'name>=1'".
+# Finds the name of a missing library in an error message of transformers, such as "pip install -U 'name>=1'".
 PACKAGE = re.compile(r"pip install (?:-\S+ )*['\"`]?([A-Za-z][\w.-]*)")
 
 
 def load_checkpoints(names: list[str], args: CheckpointArguments, device) -> tuple[list, object]:
     """
-    Models that are to be compared, and the image processor of all of them.
+    Loads the models to compare, and the image processor of all of them.
 
     Args:
         names (`list[str]`):
             Hub ids or folders.
-        args ([`~arguments.CheckpointArguments`]):
-            How they are read.
+        args ([`~commands.arguments.CheckpointArguments`]):
+            How the models are loaded.
         device (`torch.device`):
-            Where the models go.
+            The device to move the models to.
+
+    Returns:
+        `tuple[list[PreTrainedModel], BaseImageProcessor]`
 
     Raises:
-        [`InputError`]: if one cannot be loaded, or if they differ in their labels or in how they prepare images.
+        [`InputError`]: if a model cannot be loaded, or if the models have different labels or different image
+            processors.
     """
     models, image_processor = [], None
     for name in names:
@@ -68,10 +72,17 @@ def load_checkpoints(names: list[str], args: CheckpointArguments, device) -> tup
 
 def load_model(model_args: ModelArguments):
     """
-    The model and its image processor.
+    Loads a model and its image processor.
+
+    Args:
+        model_args ([`~commands.arguments.ModelArguments`]):
+            The model and how it is loaded.
+
+    Returns:
+        `tuple[PreTrainedModel, BaseImageProcessor]`
 
     Raises:
-        [`InputError`]: if it cannot be loaded or is no image classifier with trained weights.
+        [`InputError`]: if the model cannot be loaded, or is not an image classifier with trained weights.
     """
     name = model_args.model_name_or_path
     hub = {
@@ -81,7 +92,8 @@ def load_model(model_args: ModelArguments):
         "trust_remote_code": model_args.trust_remote_code,
     }
     try:
-        # As it is stored: what runs it casts it, and the unlearned model is stored likewise.
+        # The weights keep the dtype in which they are stored. Whatever runs the model casts it to float32, and the
+        # unlearned model is saved in the stored dtype if rounding does not undo the unlearning.
         model, loading = AutoModelForImageClassification.from_pretrained(
             name, output_loading_info=True, dtype="auto", **hub
         )
@@ -90,7 +102,7 @@ def load_model(model_args: ModelArguments):
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError("model_name_or_path", f"{name!r} is no image classifier: {reason}") from error
-    # Of timm models the configuration on the hub names none.
+    # On the hub, the configuration of a timm model names no architecture.
     architectures = model.config.architectures or [type(model).__name__]
     if loading["missing_keys"] or not (image_classifiers() & set(architectures) or model_args.trust_remote_code):
         raise InputError(
@@ -115,7 +127,7 @@ def load_model(model_args: ModelArguments):
 
 
 def image_classifiers() -> set[str]:
-    """The classes of transformers that classify images. Some architectures have several."""
+    """Names of the classes of transformers that classify images. Some architectures have several."""
     classes = set()
     for names in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES.values():
         classes.update([names] if isinstance(names, str) else names)
@@ -123,7 +135,7 @@ def image_classifiers() -> set[str]:
 
 
 def missing_library(name: str, error: ImportError) -> str:
-    """The message about a model that needs a library which is not installed."""
+    """The error message about a model that needs a library which is not installed."""
     text = " ".join(str(error).split())
     package = PACKAGE.search(text)
     if package is None:
@@ -133,7 +145,23 @@ def missing_library(name: str, error: ImportError) -> str:
 
 
 def load_retrained(model_args: ModelArguments, id2label: dict[int, str], device) -> list:
-    """The yardstick and further retrained models, which must have these labels; on the device."""
+    """
+    Loads the retrained models of `--retrained_model_name_or_path`, and moves them to the device.
+
+    Args:
+        model_args ([`~commands.arguments.ModelArguments`]):
+            The names of the models and how they are loaded.
+        id2label (`dict[int, str]`):
+            `config.id2label` of the model to unlearn.
+        device (`torch.device`):
+            The device to move the models to.
+
+    Returns:
+        `list[PreTrainedModel]`
+
+    Raises:
+        [`InputError`]: if a model cannot be loaded, or has other labels than `id2label`.
+    """
     models = []
     for name in model_args.retrained_model_name_or_path or []:
         try:
@@ -159,12 +187,30 @@ def load_splits(
     whole_retain: bool = False,
 ) -> tuple[DatasetDict, dict, dict[str, int]]:
     """
-    The splits `forget`, `retain`, `forget_test` and `retain_test`, as far as the data allows, the names of the image and
-    label columns, and the sizes of the splits of which only a part was drawn. What `earlier` requests named is not retained. All but the forget set and, with
-    `whole_retain`, the retained images are cut to `max_eval_samples`, and only what is left of them is read.
+    Loads the data and splits it by the request.
+
+    Args:
+        data_args ([`~commands.arguments.DataArguments`]), forget_args ([`~commands.arguments.ForgetArguments`]):
+            The flags of the data and of the request.
+        request ([`ForgetRequest`] or `None`):
+            The request; `None` if `--forget_dir` names a folder of images.
+        id2label (`dict[int, str]`):
+            The model's `config.id2label`.
+        model_args ([`~commands.arguments.ModelArguments`] or [`~commands.arguments.CheckpointArguments`]):
+            `token` and `cache_dir` for a dataset on the hub.
+        earlier (`list[ForgetRequest]`, *optional*, defaults to `()`):
+            Requests that were carried out before. Their images do not count as retained.
+        whole_retain (`bool`, *optional*, defaults to `False`):
+            Whether the split `retain` is kept whole. All other splits but `forget` are cut to `max_eval_samples`
+            random images, and only these are read.
+
+    Returns:
+        `tuple[DatasetDict, dict[str, str], dict[str, int]]`: those of the splits `forget`, `retain`, `forget_test` and
+        `retain_test` that the data allow; the names of the columns, by `image_column` and `label_column`; and by split
+        that was cut, its number of images before.
 
     Raises:
-        [`InputError`]: if the data and the request, or the data and the model, do not fit.
+        [`InputError`]: if the data do not fit the request or the model, or if an image cannot be read.
     """
     train, test = load_train_and_test(data_args, model_args)
     source = None
@@ -174,8 +220,8 @@ def load_splits(
         image_column, label_column = find_image_column(forget), find_label_column(forget, id2label=id2label)
         splits = {"forget": forget}
         if test is not None:
-            # The folder decides what the columns are called, and the training images, which hold those of the folder
-            # under other names, are left alone.
+            # The unseen images get the column names of a folder. The training images are not used: they contain the
+            # images of the folder under other file names.
             splits["retain_test"] = with_columns_of_a_folder(test, data_args, id2label)
     else:
         if train is None:
@@ -222,7 +268,10 @@ def load_splits(
 
 
 def without_unknown_folders(images: Dataset, id2label: dict[int, str]) -> Dataset:
-    """Images without their `label` if the model knows none of the folders they lie in: those are albums, not classes."""
+    """
+    Removes the column `label` of a folder of images if no subfolder has the name of a class of the model: the
+    subfolders are then no classes.
+    """
     feature = images.features.get("label")
     known = label_ids(id2label)
     if not isinstance(feature, ClassLabel) or any(plain(name) in known for name in feature.names):
@@ -232,7 +281,10 @@ def without_unknown_folders(images: Dataset, id2label: dict[int, str]) -> Datase
 
 
 def with_columns_of_a_folder(dataset: Dataset, data_args: DataArguments, id2label: dict[int, str]) -> Dataset:
-    """The image and label columns alone, under the names that they have in a folder of images: `image`, `label`."""
+    """
+    Keeps the image column and the label column only, and renames them to `image` and `label`, the names that they have
+    in a folder of images.
+    """
     names = {find_image_column(dataset, data_args.image_column_name): "image"}
     label_column = find_label_column(dataset, data_args.label_column_name, id2label)
     if label_column is not None:
@@ -241,7 +293,15 @@ def with_columns_of_a_folder(dataset: Dataset, data_args: DataArguments, id2labe
 
 
 def load_train_and_test(data_args: DataArguments, model_args: ModelArguments) -> tuple[Dataset | None, Dataset | None]:
-    """The training and the unseen images, each `None` if not given."""
+    """
+    Loads the training images and the unseen images.
+
+    Returns:
+        `tuple[Dataset | None, Dataset | None]`: `None` for images that no flag names.
+
+    Raises:
+        [`InputError`]: if a dataset or a split does not exist, or if flags exclude each other.
+    """
     if data_args.dataset_name is not None and data_args.train_dir is not None:
         raise InputError("train_dir", "cannot be combined with --dataset_name. Choose one.")
     train = test = None
@@ -272,9 +332,11 @@ def load_train_and_test(data_args: DataArguments, model_args: ModelArguments) ->
 
 def check_classes(train: Dataset, label_column: str, classes: list, id2label: dict[int, str]) -> None:
     """
+    Checks that the classes to forget are classes of the label column, and says what to do if they are not.
+
     Raises:
-        [`InputError`]: if a class to forget is one of the model's and has no image under this name, or if it is none of
-            the model's classes but a value of another column.
+        [`InputError`]: if the model knows a class but the dataset has no class of this name, or if the name is a value
+            of another column (a sub-class).
     """
     feature = train.features[label_column]
     names = feature.names if isinstance(feature, ClassLabel) else set(read_column(train, label_column))

@@ -1,4 +1,4 @@
-"""The console command. Heavy imports wait until a command needs them."""
+"""The console command `hf-unlearn`. Slow modules are imported only when a command needs them."""
 
 import argparse
 import gc
@@ -38,9 +38,17 @@ def main(argv: list[str] | None = None) -> int:
     """
     Runs one command.
 
+    Args:
+        argv (`list[str]`, *optional*, defaults to the arguments of the process):
+            Name of the command and its flags.
+
     Returns:
-        `int`: exit code: 0 done, 1 the push or the disk failed (the message says what is where), 2 bad input (nothing was written), 3 the
-        unlearned model collapsed (it was not saved).
+        `int`: the exit code:
+
+        - 0: the command succeeded;
+        - 1: the push or the disk failed, or a record does not hold; the message says which files are where;
+        - 2: the input cannot be used; nothing was written;
+        - 3: the unlearned model collapsed and was not saved.
     """
     argv = sys.argv[1:] if argv is None else argv
     commands = {
@@ -74,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def fail(code: int, message: str) -> int:
-    """One line on standard error."""
+    """Prints an error as one line on standard error, and returns the exit code."""
     print(f"hf-unlearn: error: {message}", file=sys.stderr)
     return code
 
@@ -82,8 +90,9 @@ def fail(code: int, message: str) -> int:
 @contextmanager
 def first_imports():
     """
-    Nothing imported inside is looked through for garbage, now or later: it stays, and looking took over a quarter of the
-    time to the first update. In a program that has imported torch before, nothing is changed: its objects are not ours to keep.
+    Turns off the garbage collection while modules are imported, and excludes the imported objects from it for good.
+    The collection took more than a quarter of the time until the first update. If torch was imported before, nothing
+    changes: this is then part of another program, which may rely on the collection of its objects.
     """
     if "torch" in sys.modules:
         yield

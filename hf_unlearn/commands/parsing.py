@@ -1,4 +1,4 @@
-"""From command lines and configuration files to the dataclasses of the flags."""
+"""Parses command lines and configuration files into the dataclasses of [`~commands.arguments`]."""
 
 import argparse
 import difflib
@@ -8,14 +8,22 @@ from ..errors import InputError, listing
 
 def parse_run_arguments(argv: list[str]) -> tuple:
     """
-    The arguments of `hf-unlearn run` and `scripts/unlearn.py`. Values of `--config FILE` are defaults that flags
-    override.
+    Parses the arguments of `hf-unlearn run` and `scripts/unlearn.py`. Values of the file given with `--config` are
+    defaults; flags override them.
+
+    Args:
+        argv (`list[str]`):
+            The flags.
 
     Returns:
-        `tuple`: [`ModelArguments`], [`DataArguments`], [`ForgetArguments`], [`RunArguments`] and the configuration of
-        the method, [`JiTConfig`] unless `--method` says otherwise.
+        `tuple`: [`~commands.arguments.ModelArguments`], [`~commands.arguments.DataArguments`],
+        [`~commands.arguments.ForgetArguments`], [`~commands.arguments.RunArguments`] and the configuration of the
+        method that `--method` names ([`JiTConfig`] by default).
+
+    Raises:
+        [`InputError`]: if a flag or a value cannot be used.
     """
-    # Takes a flag cut short, as the whole parser does: both must see the same method.
+    # This parser also accepts abbreviated flags (`--meth`), like the parser below: both must find the same method.
     first_parser = argparse.ArgumentParser(add_help=False)
     first_parser.add_argument("--config")
     first_parser.add_argument("--method")
@@ -32,7 +40,21 @@ def parse_run_arguments(argv: list[str]) -> tuple:
 
 
 def parse_checkpoints(parser, argv: list[str]) -> tuple:
-    """The names of the models, which stand without a flag, and the dataclasses of the flags."""
+    """
+    Parses the arguments of `hf-unlearn compare` and `hf-unlearn verify`.
+
+    Args:
+        parser (`HfArgumentParser`):
+            What [`make_checkpoint_parser`] returns.
+        argv (`list[str]`):
+            The names of the models and the flags.
+
+    Returns:
+        `tuple`: the names of the models (`list[str]`), and the dataclasses of the flags.
+
+    Raises:
+        [`InputError`]: if a flag is unknown.
+    """
     hide_loading_bars()
     *arguments, positional, unknown = parser.parse_args_into_dataclasses(
         argv, look_for_args_file=False, return_remaining_strings=True
@@ -46,13 +68,24 @@ def make_checkpoint_parser(
     arguments: type, *, prog: str, models: str, nargs: int | str, models_help: str, description: str
 ):
     """
-    The parser of a command that looks at checkpoints: their names, what was to be forgotten, and flags of its own.
+    Makes the parser of a command that takes names of models without a flag, and the flags of the data and the request.
 
     Args:
         arguments (`type`):
-            The dataclass of its own flags.
-        prog, models, nargs, models_help, description:
-            The command, how its usage calls the models, how many it takes, and its help.
+            The dataclass of the command's own flags.
+        prog (`str`):
+            The command, such as `"hf-unlearn compare"`.
+        models (`str`):
+            The names of the models in the usage line.
+        nargs (`int` or `str`):
+            Number of names, as `argparse` takes it.
+        models_help (`str`):
+            Help text of the names.
+        description (`str`):
+            Help text of the command.
+
+    Returns:
+        `HfArgumentParser`
     """
     from transformers import HfArgumentParser
 
@@ -69,17 +102,17 @@ def make_checkpoint_parser(
 
 
 def close_flags(name: str, parser: argparse.ArgumentParser) -> list[str]:
-    """Names of flags that look like a misspelt one, or all."""
+    """Names of flags that are similar to an unknown flag; the names of all flags if none is similar."""
     flags = [action.dest for action in parser._actions]
     return difflib.get_close_matches(name.lstrip("-"), flags) or flags
 
 
 def read_config_file(path: str) -> dict:
     """
-    The content of a YAML file of flags and values.
+    Reads a YAML file of flags and values.
 
     Raises:
-        [`InputError`]: if the file cannot be read.
+        [`InputError`]: if the file does not exist or cannot be read.
     """
     from pathlib import Path
 
@@ -98,10 +131,21 @@ def read_config_file(path: str) -> dict:
 
 def as_flags(values: dict, path: str, parser: argparse.ArgumentParser) -> dict:
     """
-    The values of a configuration file as those of the flags that its keys name.
+    Converts the values of a configuration file to the types of their flags.
+
+    Args:
+        values (`dict`):
+            From the name of a flag to its value.
+        path (`str`):
+            The file, for error messages.
+        parser (`argparse.ArgumentParser`):
+            The parser of the flags. A flag that the file names is no longer required.
+
+    Returns:
+        `dict`: from the name of a flag to its converted value.
 
     Raises:
-        [`InputError`]: if a key is no flag.
+        [`InputError`]: if a key is not the name of a flag.
     """
     flags = {action.dest: action for action in parser._actions}
     unknown = [key for key in values if key not in flags]
@@ -110,12 +154,12 @@ def as_flags(values: dict, path: str, parser: argparse.ArgumentParser) -> dict:
         raise InputError("config", f"{path!r} has the unknown key {unknown[0]!r}. Close: {close}.")
     for key in values:
         flags[key].required = False
-    # A single value stands for a list of one.
+    # A flag that takes a list also accepts a single value.
     values = {
         key: [value] if flags[key].nargs == "+" and not isinstance(value, list) else value
         for key, value in values.items()
     }
-    # PyYAML reads 3e-4 (no dot) as a string; the flag's own type turns it into what the flag would be.
+    # PyYAML reads 3e-4 (without a dot) as a string. The type of the flag converts it to a number.
     return {
         key: flags[key].type(value) if isinstance(value, str) and callable(flags[key].type) else value
         for key, value in values.items()
@@ -123,7 +167,22 @@ def as_flags(values: dict, path: str, parser: argparse.ArgumentParser) -> dict:
 
 
 def make_run_parser(prog: str = "hf-unlearn run", method: str = "jit"):
-    """The parser for a method, with the flags of [`~transformers.TrainingArguments`] that few need left out of `--help`."""
+    """
+    Makes the parser of `hf-unlearn run` for a method. `--help` leaves out the flags of
+    [`~transformers.TrainingArguments`] that few users need; the parser accepts them too.
+
+    Args:
+        prog (`str`, *optional*, defaults to `"hf-unlearn run"`):
+            The command in the usage line.
+        method (`str`, *optional*, defaults to `"jit"`):
+            Name of the method, which decides the flags.
+
+    Returns:
+        `HfArgumentParser`
+
+    Raises:
+        [`InputError`]: if there is no such method.
+    """
     from transformers import HfArgumentParser, TrainingArguments
 
     from ..methods import load_method
@@ -150,7 +209,7 @@ def make_run_parser(prog: str = "hf-unlearn run", method: str = "jit"):
     for action in parser._actions:
         if action.dest == "output_dir":
             action.help = "Where the model, its card, report and pictures go."
-        # One spelling in the help; the hyphenated one keeps working.
+        # The help shows the spelling with underscores only. The spelling with hyphens still works.
         action.option_strings = [flag for flag in action.option_strings if "-" not in flag[2:]]
         action.metavar = action.metavar or (None if action.choices else "X")
         if action.dest in inherited - shown or action.option_strings[0].startswith("--no_"):
@@ -159,7 +218,10 @@ def make_run_parser(prog: str = "hf-unlearn run", method: str = "jit"):
 
 
 def hide_loading_bars() -> None:
-    """Bars for loading and writing files come and go in a moment; those that stay are of the work itself."""
+    """
+    Turns off the progress bars of transformers and datasets, which show the loading and writing of files. Those of the
+    work itself stay.
+    """
     import datasets
     import transformers
 

@@ -1,4 +1,7 @@
-"""How many processes run, and how many were asked for: some ways to launch run fewer without a word."""
+"""
+Compares the number of processes that run with the number that was asked for. Some ways of launching start fewer
+processes without an error.
+"""
 
 import sys
 
@@ -9,14 +12,14 @@ from ..errors import InputError
 
 def asked_processes(argv: list[str]) -> int | None:
     """
-    The number of processes that `accelerate launch` was asked for, from its command line and configuration file.
+    The number of processes that `accelerate launch` was asked for, from its command line and its configuration file.
 
     Args:
         argv (`list[str]`):
-            The command line of the process that started this one.
+            Command line of the parent process.
 
     Returns:
-        `int` or `None`: `None` if it was started in another way.
+        `int` or `None`: `None` if the parent process is not `accelerate launch`.
     """
     names = [word.rsplit("/", 1)[-1] for word in argv]
     if "launch" not in names or not any(name.startswith("accelerate") for name in names[: names.index("launch")]):
@@ -35,12 +38,14 @@ def asked_processes(argv: list[str]) -> int | None:
 
 def check_processes(running: int) -> None:
     """
+    Checks that as many processes run as were asked for.
+
     Args:
         running (`int`):
-            The number of processes that do run.
+            The number of processes that run.
 
     Raises:
-        [`InputError`]: if fewer run than were asked for.
+        [`InputError`]: if fewer processes run than were asked for.
     """
     parent = psutil.Process().parent()
     asked = asked_processes(parent.cmdline() if parent is not None else [])

@@ -1,4 +1,7 @@
-"""`hf-unlearn record`: checks a deletion record, or signs one. `hf-unlearn card`: writes a card again."""
+"""
+The commands `hf-unlearn record`, which checks or signs a deletion record, and `hf-unlearn card`, which writes a model
+card again.
+"""
 
 import argparse
 from pathlib import Path
@@ -21,7 +24,7 @@ def record_command(argv: list[str]) -> int:
     Runs `hf-unlearn record`.
 
     Returns:
-        `int`: 0, or 1 if something was changed.
+        `int`: exit code: 0, or 1 if the record does not hold.
     """
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, end="")
@@ -42,6 +45,12 @@ def record_command(argv: list[str]) -> int:
 
 
 def verify_command(argv: list[str]) -> int:
+    """
+    Runs `hf-unlearn record verify`.
+
+    Returns:
+        `int`: exit code: 0, or 1 if the record does not hold.
+    """
     parser = argparse.ArgumentParser(prog="hf-unlearn record verify", description="Check a deletion record.")
     parser.add_argument("target", help="The folder of a run, or a repository of the hub.")
     parser.add_argument("--revision", help="Branch, tag, commit or refs/pr/N of the repository.")
@@ -94,7 +103,12 @@ def hash_of_file(name: str) -> str:
 
 
 def card_command(argv: list[str]) -> int:
-    """Runs `hf-unlearn card`."""
+    """
+    Runs `hf-unlearn card`.
+
+    Returns:
+        `int`: exit code 0.
+    """
     parser = argparse.ArgumentParser(
         prog="hf-unlearn card",
         description="Write the card of a run again, from its report and pictures alone. What you wrote around the "

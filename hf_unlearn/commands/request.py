@@ -1,4 +1,4 @@
-"""`hf-unlearn request`: writes a request file with prompts, and checks one against the data before anything runs."""
+"""The command `hf-unlearn request`: writes a request file with prompts, and checks a request file against the data."""
 
 import argparse
 import uuid
@@ -30,7 +30,12 @@ KINDS = {
 
 
 def request_command(argv: list[str]) -> int:
-    """Runs `hf-unlearn request`."""
+    """
+    Runs `hf-unlearn request`.
+
+    Returns:
+        `int`: exit code 0.
+    """
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
@@ -47,10 +52,14 @@ def request_command(argv: list[str]) -> int:
 
 def new_request(path: Path) -> None:
     """
-    Asks for the parts of a request and writes it.
+    Asks for the fields of a request, and writes the request file.
+
+    Args:
+        path (`Path`):
+            The file to write.
 
     Raises:
-        [`InputError`]: if the file exists or the answers end early; nothing is written then.
+        [`InputError`]: if the file exists, or if the input ends before the last answer. Nothing is written then.
     """
     if path.exists():
         raise InputError("file", f"{str(path)!r} exists already. Choose another name.")
@@ -86,7 +95,22 @@ def new_request(path: Path) -> None:
 
 
 def ask(field: str, prompt: str, default: str | None = None, needed: bool = False):
-    """One field of the request, asked again until it fits the schema; `None` if it is left out."""
+    """
+    Asks for one field of a request until the answer fits the schema.
+
+    Args:
+        field (`str`):
+            Name of the field.
+        prompt (`str`):
+            The question.
+        default (`str`, *optional*):
+            The answer that an empty line stands for.
+        needed (`bool`, *optional*, defaults to `False`):
+            Whether the field must have a value.
+
+    Returns:
+        The value of the field, or `None` if it is left out.
+    """
 
     def parse(answer: str):
         value = answer or None
@@ -100,7 +124,7 @@ def ask(field: str, prompt: str, default: str | None = None, needed: bool = Fals
                     raise InputError(field, f"{wrong[0]!r} is not a row number.")
                 value = [int(part) for part in value]
         if value is not None:
-            # Beside the field under test, anything that makes a request complete.
+            # Adds what a complete request needs, so that only this field can be wrong.
             others = {"column": {"values": ["x"]}, "values": {"column": "x"}, "id_column": {"ids": ["x"]}}
             complete = others.get(field, {} if field in ("classes", "ids", "indices") else {"classes": ["x"]})
             ForgetRequest.from_dict({field: value, **complete})
@@ -110,7 +134,9 @@ def ask(field: str, prompt: str, default: str | None = None, needed: bool = Fals
 
 
 def ask_until(prompt: str, default: str | None, parse: Callable[[str], object]):
-    """Asks until the answer can be parsed."""
+    """
+    Asks until the answer can be parsed. `parse` raises [`InputError`] for a wrong answer, and its message is shown.
+    """
     while True:
         try:
             answer = input(f"{prompt}{f' [{default}]' if default else ''}: ").strip() or default or ""
@@ -129,7 +155,19 @@ def one_of_kinds(answer: str) -> str:
 
 
 def hashes_of_files(answer: str) -> dict[str, list[str]]:
-    """Exact and, if the library is there, perceptual hashes of image files."""
+    """
+    Hashes image files.
+
+    Args:
+        answer (`str`):
+            Paths of the files, separated by commas.
+
+    Returns:
+        `dict[str, list[str]]`: `image_sha256` and, if the library `imagehash` is installed, `image_phash`.
+
+    Raises:
+        [`InputError`]: if a file does not exist or is not an image.
+    """
     from ..data.image_dataset import decode_image, to_rgb
 
     exact, near = [], []
@@ -143,7 +181,7 @@ def hashes_of_files(answer: str) -> dict[str, list[str]]:
         try:
             near.append(perceptual_hash(to_rgb(image)))
         except InputError:
-            # An extra: without it the request still finds exact copies, and says nothing of near ones.
+            # `imagehash` is optional. Without it the request finds exact copies only.
             continue
     if not exact:
         raise InputError("files", "name at least one image.")
@@ -152,10 +190,11 @@ def hashes_of_files(answer: str) -> dict[str, list[str]]:
 
 def check_request(argv: list[str]) -> None:
     """
-    Says which images a request names. Nothing is written.
+    Runs `hf-unlearn request check`: prints how many images a request names. Nothing is written.
 
     Raises:
-        [`InputError`]: if the request or the data cannot be used, or the request names something the data lacks.
+        [`InputError`]: if the request or the data cannot be used, or if the request names something that the data
+            lack.
     """
     import datasets
     from transformers import HfArgumentParser
@@ -192,7 +231,7 @@ def check_request(argv: list[str]) -> None:
         if not args.near_copies or request.kind != "image_sha256":
             raise
         rows["train"] = matching_rows(train, request, label_column, image_column, every_value=False)
-    # A row number or a random choice means the training split alone.
+    # Row numbers and random choices refer to the training split only.
     if test is not None and request.kind not in ("indices", "random"):
         if request.kind != "column" or request.column in test.column_names:
             rows["test"] = matching_rows(test, request, label_column, image_column, every_value=False)
@@ -205,7 +244,20 @@ def check_request(argv: list[str]) -> None:
 
 
 def report_near_copies(request: ForgetRequest, splits: dict, rows: dict[str, list[int]], image_column: str) -> None:
-    """Says which images look like those of the request, up to [`~image_hash.NEAR`] bits, and are not among them."""
+    """
+    Prints the images that look like those of the request but are not named by it: their perceptual hashes differ in at
+    most [`~request.image_hash.NEAR`] bits.
+
+    Args:
+        request ([`ForgetRequest`]):
+            The request.
+        splits (`dict[str, Dataset | None]`):
+            `train` and `test`.
+        rows (`dict[str, list[int]]`):
+            By split, the rows that the request names.
+        image_column (`str`):
+            The column of the images.
+    """
     from ..data.image_dataset import hash_images
 
     hashes = {

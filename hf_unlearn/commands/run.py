@@ -1,4 +1,4 @@
-"""One run, from the request to the hub, in the order in which it happens."""
+"""The command `hf-unlearn run`: its steps from the request to the push, in the order in which they happen."""
 
 import copy
 import shutil
@@ -32,7 +32,7 @@ from .loading import load_model, load_retrained, load_splits, load_train_and_tes
 from .processes import check_processes
 
 
-# Forget images on which it is looked up whether labels are the model's by position.
+# Number of forget images that tell whether the labels are in the model's order (`--labels_by_position`).
 NUM_CHECKED = 200
 
 
@@ -44,21 +44,35 @@ def run(
     config: UnlearningConfig,
 ) -> UnlearningReport:
     """
-    Unlearns, measures, writes the card and pushes. Nothing is written before all input has been checked.
+    Unlearns, measures, writes the model, the report, the card and the record, and pushes. All input is checked before
+    anything is written.
+
+    Args:
+        model_args ([`~commands.arguments.ModelArguments`]):
+            Which model is unlearned.
+        data_args ([`~commands.arguments.DataArguments`]):
+            Which images the model was trained on and is measured on.
+        forget_args ([`~commands.arguments.ForgetArguments`]):
+            What to forget.
+        run_args ([`~commands.arguments.RunArguments`]):
+            The method, and how the command behaves.
+        config ([`UnlearningConfig`]):
+            The configuration of the method.
 
     Returns:
-        [`UnlearningReport`]: what was measured; also in `report.json` of the output folder.
+        [`UnlearningReport`]: the measurements. They are also in `report.json` of the output folder.
 
     Raises:
-        [`InputError`]: if something the user gave cannot be used.
-        [`CollapsedModelError`]: if the unlearned model is not fit to be saved.
-        [`HubPushError`]: if the push fails; everything is on disk then.
+        [`InputError`]: if an input cannot be used.
+        [`CollapsedModelError`]: if the unlearned model is destroyed and must not be saved.
+        [`HubPushError`]: if the push fails. All files are on the disk then.
     """
     output_dir = Path(config.output_dir)
-    # Asking for the number sets up the processes as the flags say, before anything else can.
+    # `world_size` sets up the processes as the flags say. This comes first: other code would set them up without the
+    # flags.
     check_processes(config.world_size)
 
-    # Check all that needs no data first.
+    # Checks that need no data come first.
     requests = forget_args.to_requests()
     for request in requests:
         if request is not None:
@@ -81,7 +95,8 @@ def run(
         trainer, report = run_sequence(requests, model_args, data_args, forget_args, run_args, config)
     if trainer.is_world_process_zero():
         for step in output_dir.glob("step-*"):
-            # Of an earlier run that was replaced: it still knows the images. What is no finished step stays.
+            # Deletes steps of an earlier run that this run replaced, since their models still know the images. A
+            # folder that is not a finished step is kept.
             if (step / RECORD).is_file() and step.name not in [f"step-{number}" for number in range(1, len(requests))]:
                 shutil.rmtree(step)
         if run_args.sign_key is not None:
@@ -107,11 +122,16 @@ def run_sequence(
     config: UnlearningConfig,
 ) -> tuple[UnlearningTrainer, UnlearningReport]:
     """
-    Carries out several requests one after the other. The last model goes to `output_dir`, those before it with their
-    own report, card and record to `step-1`, `step-2`, … in it.
+    Carries out several requests, one after the other. The model after the last request goes to `output_dir`. The
+    models before it go to its subfolders `step-1`, `step-2`, …, each with its own report, card and record. For the
+    arguments see [`run`].
 
     Returns:
-        The last trainer, and the last report, which has what became of every request after each step.
+        `tuple[UnlearningTrainer, UnlearningReport]`: of the last request. The report also has the accuracies on every
+        request after each step.
+
+    Raises:
+        [`InputError`]: if an input cannot be used. All requests are checked before the first one is carried out.
     """
     if config.resume_from_checkpoint:
         raise InputError("resume_from_checkpoint", "works with one request only.")
@@ -120,7 +140,7 @@ def run_sequence(
     train, test = load_train_and_test(data_args, model_args)
     if train is None:
         raise InputError("dataset_name", "is missing: the requests name images of a dataset (or of --train_dir).")
-    # What can go wrong with a later request goes wrong before the first.
+    # Checks the data of every request before the first one is carried out.
     for number, request in enumerate(requests):
         _, columns, _ = load_splits(
             data_args, forget_args, request, model.config.id2label, model_args, earlier=requests[:number]
@@ -163,18 +183,26 @@ def run_request(
     tracker: Tracker | None = None,
 ) -> tuple[UnlearningTrainer, UnlearningReport]:
     """
-    Unlearns one request, measures, and writes model, report, card and record.
+    Carries out one request: unlearns, measures, and writes model, report, card and record. For the arguments that are
+    not listed see [`run`].
 
     Args:
-        request ([`ForgetRequest`], *optional*):
-            What to forget, if not a folder.
-        earlier (`list[ForgetRequest]`, *optional*):
-            What the model has forgotten before: none of it counts as retained.
-        tracker ([`Tracker`], *optional*):
+        request ([`ForgetRequest`] or `None`):
+            What to forget; `None` if `--forget_dir` names a folder of images.
+        earlier (`list[ForgetRequest]`, *optional*, defaults to `()`):
+            Requests that were carried out before. Their images do not count as retained.
+        tracker ([`~evaluation.sequence.Tracker`], *optional*):
             Measures all requests of a sequence after this one.
+
+    Returns:
+        `tuple[UnlearningTrainer, UnlearningReport]`
+
+    Raises:
+        [`InputError`]: if an input cannot be used.
+        [`CollapsedModelError`]: if the unlearned model is destroyed and must not be saved.
     """
     model, image_processor = load_model(model_args)
-    # Before anything runs: a name that is wrong shows now.
+    # Loaded before unlearning, so that a wrong name is found before the work.
     retrained = load_retrained(model_args, model.config.id2label, config.device)
     trainer_class = load_method(run_args.method)[1]
     splits, columns, drawn_from = load_splits(
@@ -215,10 +243,10 @@ def run_request(
     trainer.train(resume_from_checkpoint=find_checkpoint(config))
     if trainer.step is not None:
         say(trainer.step.describe())
-    # Internal: the push comes last, with card and report.
+    # With `_internal_call`, the Trainer does not push. The push comes last, with card and report.
     trainer.save_model(_internal_call=True)
 
-    # Metrics are slow to import (scipy.stats) and nothing before needs them.
+    # Imported here because the metrics are slow to import (scipy.stats), and nothing above needs them.
     from ..evaluation.evaluate import evaluate_unlearning
 
     original, _ = load_model(model_args)
@@ -247,8 +275,11 @@ def run_request(
 
 def check_by_position(forget: Dataset, model, image_processor, image_column: str, label_column: str) -> None:
     """
+    Checks that the labels of the dataset are in the order of the model's classes, for `--labels_by_position`. For the
+    arguments see [`~evaluation.evaluate.evaluate_unlearning`].
+
     Raises:
-        [`InputError`]: if the model is wrong on more than half of the forget set: its classes are in another order.
+        [`InputError`]: if the model is wrong on more than half of the forget images: its classes are in another order.
     """
     images = at_most(forget, NUM_CHECKED)
     right = accuracy_on(images, model, image_processor, label_column, image_column)
@@ -262,8 +293,8 @@ def check_by_position(forget: Dataset, model, image_processor, image_column: str
 
 
 def accuracy_on(images: Dataset, model, image_processor, label_column: str, image_column: str | None = None) -> float:
-    """The model's accuracy on images with labels."""
-    # Slow to import, and few runs come here.
+    """Accuracy of the model on labelled images."""
+    # Imported here because it is slow to import, and few runs need it.
     from ..metrics.unlearning_accuracy.unlearning_accuracy import accuracy
 
     label_ids = match_labels(images, label_column, model.config.id2label)
@@ -273,10 +304,22 @@ def accuracy_on(images: Dataset, model, image_processor, label_column: str, imag
 
 def holdout_accuracy(folder: str, model, image_processor) -> float:
     """
-    The model's accuracy on unseen images, one subfolder per class; they serve for nothing else.
+    Accuracy of the model on the unseen images of `--holdout_dir`, a folder with one subfolder per class. It is the
+    target of the automatic step; these images are used for nothing else.
+
+    Args:
+        folder (`str`):
+            The folder.
+        model (`PreTrainedModel`):
+            The original model.
+        image_processor (`BaseImageProcessor`):
+            Its image processor.
+
+    Returns:
+        `float`: between 0 and 1.
 
     Raises:
-        [`InputError`]: if the folder has no images or no classes, or classes that the model does not know.
+        [`InputError`]: if the folder has no images or no subfolders, or if a subfolder is not a class of the model.
     """
     images = load_image_folder("holdout_dir", folder)
     label_column = find_label_column(images)
@@ -287,11 +330,15 @@ def holdout_accuracy(folder: str, model, image_processor) -> float:
 
 def find_checkpoint(config: UnlearningConfig) -> str | None:
     """
-    The checkpoint named by `--resume_from_checkpoint`, or the last one of `output_dir` if its value is `True`.
+    The checkpoint to resume from: the one that `--resume_from_checkpoint` names, or the last one in `output_dir` if
+    its value is `True`.
 
     Returns:
-        `str` or `None`: `None` to start from the original model, also when the interrupted run had not got to a
-        checkpoint.
+        `str` or `None`: `None` to start from the original model. This is also the case if the interrupted run had not
+        written a checkpoint.
+
+    Raises:
+        [`InputError`]: if the named checkpoint does not exist.
     """
     if config.resume_from_checkpoint is None:
         return None
@@ -306,8 +353,19 @@ def find_checkpoint(config: UnlearningConfig) -> str | None:
 
 def check_output_dir(output_dir: Path, model_name_or_path: str | None, may_replace: bool) -> None:
     """
+    Checks that the output folder can be written to without overwriting the original model or an earlier run.
+
+    Args:
+        output_dir (`Path`):
+            The output folder.
+        model_name_or_path (`str` or `None`):
+            The original model.
+        may_replace (`bool`):
+            Whether an earlier run in the folder may be replaced or continued.
+
     Raises:
-        [`InputError`]: if the folder is the original model's, or holds a run that may not be replaced.
+        [`InputError`]: if no model is named, or if the folder is a file, is or contains the folder of the original
+            model, or holds files that may not be replaced.
     """
     if model_name_or_path is None:
         raise InputError("model_name_or_path", "is missing: a model id on the hub or a folder.")

@@ -1,4 +1,4 @@
-"""The command `hf-unlearn verify`: attacks copies of checkpoints to see what they still hold of a forget set."""
+"""The command `hf-unlearn verify`: attacks copies of checkpoints to find out what they still hold of a forget set."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from .parsing import make_checkpoint_parser
 
 @dataclass
 class VerifyArguments(CheckpointArguments):
-    """How the checkpoints are read and attacked, and where the result goes."""
+    """How the checkpoints are loaded and attacked, and where the result goes."""
 
     _argument_group_name = "verification"
 
@@ -41,21 +41,21 @@ def verify(
     names: list[str], data_args: DataArguments, forget_args: ForgetArguments, verify_args: VerifyArguments
 ) -> VerificationReport:
     """
-    Verifies checkpoints on the splits of a request and prints the table.
+    Attacks checkpoints on the splits of a request, and prints the table.
 
     Args:
         names (`list[str]`):
-            Hub ids or folders of the original and of the unlearned model.
-        data_args ([`~arguments.DataArguments`]), forget_args ([`~arguments.ForgetArguments`]):
-            As for `hf-unlearn run`.
+            Hub ids or folders of the original model and of the unlearned model.
+        data_args ([`~commands.arguments.DataArguments`]), forget_args ([`~commands.arguments.ForgetArguments`]):
+            The data and the request, as for `hf-unlearn run`.
         verify_args ([`VerifyArguments`]):
-            The rest.
+            How the checkpoints are loaded and attacked, and where the result goes.
 
     Returns:
-        [`VerificationReport`]
+        [`~evaluation.verification_report.VerificationReport`]
 
     Raises:
-        [`InputError`]: if something the user gave cannot be used.
+        [`InputError`]: if an input cannot be used.
     """
     for argument in ("report_file", "figure_file"):
         path = getattr(verify_args, argument)
@@ -94,7 +94,7 @@ def verify(
 
 
 def make_parser():
-    """Flags of `hf-unlearn verify`."""
+    """Makes the parser of the flags of `hf-unlearn verify`."""
     return make_checkpoint_parser(
         VerifyArguments,
         prog="hf-unlearn verify",
