@@ -1,4 +1,4 @@
-"""One file per method: a configuration and a Trainer subclass."""
+"""The unlearning methods: one file per method, with its configuration and its Trainer subclass."""
 
 import importlib
 
@@ -8,12 +8,19 @@ from ..unlearning.method_names import METHODS
 
 def load_method(name: str) -> tuple[type, type]:
     """
-    The configuration and the Trainer of a method.
+    Imports a method.
+
+    Args:
+        name (`str`):
+            Name of the method, a key of [`~unlearning.method_names.METHODS`].
+
+    Returns:
+        `tuple[type, type]`: the configuration class and the Trainer class.
 
     Raises:
         [`InputError`]: if there is no such method.
     """
-    # A list, as a YAML file may give it, is no key.
+    # A YAML file can give a list, which cannot be looked up in a dictionary.
     if name not in list(METHODS):
         raise InputError("method", f"got {name!r}. Valid: {listing(METHODS, 30)}.")
     module = importlib.import_module(f".{name}", __name__)

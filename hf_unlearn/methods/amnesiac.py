@@ -1,4 +1,4 @@
-"""Amnesiac unlearning: the forget images are relearned under random other labels, beside the retained ones."""
+"""Amnesiac unlearning: trains the forget images with random other labels, together with the retained images."""
 
 from dataclasses import dataclass, field
 
@@ -16,10 +16,10 @@ class AmnesiacConfig(UnlearningConfig):
     r"""
     Configuration of [`AmnesiacTrainer`].
 
-    Parameters whose default differs from [`UnlearningConfig`], as the authors of JiT ran it (Adam, 3 epochs, rate 1e-4,
-    batches of 128, in their `forget_full_class_strategies.py`):
+    Parameters whose default differs from [`UnlearningConfig`]. They are those of JiT's authors for this method (Adam,
+    3 epochs, learning rate 1e-4, batches of 128, in their `forget_full_class_strategies.py`):
 
-    optim (`str`, *optional*, defaults to `"adamw_torch"`): without weight decay that is Adam.
+    optim (`str`, *optional*, defaults to `"adamw_torch"`): without weight decay this is Adam.
     learning_rate (`float`, *optional*, defaults to 1e-4)
     num_train_epochs (`float`, *optional*, defaults to 3)
     per_device_train_batch_size (`int`, *optional*, defaults to 128)
@@ -33,18 +33,19 @@ class AmnesiacConfig(UnlearningConfig):
 
 class AmnesiacTrainer(UnlearningTrainer):
     r"""
-    Amnesiac unlearning as the authors of JiT ran it: the first of the two methods ("Unlearning") of Graves et al.,
-    "Amnesiac Machine Learning" ([arXiv 2010.10981](https://arxiv.org/abs/2010.10981)), from forget and retained images:
+    Amnesiac unlearning as JiT's authors ran it, from forget and retained images. It is the first of the two methods
+    ("Unlearning") of Graves et al., "Amnesiac Machine Learning"
+    ([arXiv 2010.10981](https://arxiv.org/abs/2010.10981)):
 
         ℓ(x, y) = −log p_y'(x) on the forget images,    −log p_y(x) on the retained ones
 
-    `y'` is another label than `y`, all others being equally likely. It is drawn once for each image, by `seed`.
+    `y'` is drawn uniformly from all classes but `y`, once for each image, by `seed`.
 
-    Data: the forget images and the retained images with their labels. A forget image without a label counts as what the
-    original model takes it for.
+    Data: the forget images, and the retained images with their labels. `y` is the label of an image; for a forget
+    image without a label, it is the class that the original model predicts.
 
-    Different from the authors of JiT: the statistics of BatchNorm are frozen and dropout is off. When several classes
-    are forgotten, `y'` may be another one of them.
+    Differences from JiT's authors: the BatchNorm running statistics are frozen, and dropout is off. If several classes
+    are forgotten, `y'` can be another class to forget.
     """
 
     _name = "Amnesiac"

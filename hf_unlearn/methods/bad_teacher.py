@@ -1,4 +1,4 @@
-"""Bad teacher: the forget images are answered as a network would that never learned anything."""
+"""Bad teacher: trains the forget images to the outputs of a network with random weights."""
 
 from dataclasses import dataclass, field
 
@@ -17,10 +17,10 @@ class BadTeacherConfig(UnlearningConfig):
     r"""
     Configuration of [`BadTeacherTrainer`].
 
-    Parameters whose default differs from [`UnlearningConfig`], as the authors of JiT ran it (Adam, one epoch, rate 1e-4,
-    batches of 256, temperature 1, in their `forget_full_class_strategies.py`):
+    Parameters whose default differs from [`UnlearningConfig`]. They are those of JiT's authors for this method (Adam,
+    one epoch, learning rate 1e-4, batches of 256, temperature 1, in their `forget_full_class_strategies.py`):
 
-    optim (`str`, *optional*, defaults to `"adamw_torch"`): without weight decay that is Adam.
+    optim (`str`, *optional*, defaults to `"adamw_torch"`): without weight decay this is Adam.
     learning_rate (`float`, *optional*, defaults to 1e-4)
     per_device_train_batch_size (`int`, *optional*, defaults to 256)
     """
@@ -32,19 +32,19 @@ class BadTeacherConfig(UnlearningConfig):
 
 class BadTeacherTrainer(UnlearningTrainer):
     r"""
-    Bad teacher (Chundawat et al., "Can Bad Teaching Induce Forgetting?", [arXiv
-    2205.08096](https://arxiv.org/abs/2205.08096)), from forget and retained images:
+    Bad teacher (Chundawat et al., "Can Bad Teaching Induce Forgetting?",
+    [arXiv 2205.08096](https://arxiv.org/abs/2205.08096)), from forget and retained images:
 
         ℓ(x) = KL(p_b(x) ‖ p(x)) on the forget images,    KL(p₀(x) ‖ p(x)) on the retained ones
 
-    p₀ are the original model's probabilities, p_b those of the incompetent teacher: a model of the same configuration
-    with new weights, by `seed`. What both say is computed once.
+    p₀ are the probabilities of the original model. p_b are those of the incompetent teacher, a model of the same
+    configuration with random weights, by `seed`. Both are computed once.
 
-    Data: the forget images and retained images. No labels are used, though the retained images must have them.
+    Data: the forget images and retained images. Labels are not used, although the retained images must have them.
 
-    Different from the authors: all retained images given are used, theirs being a random 30 %; the divergence is summed
-    over the classes, theirs is averaged, which is as a rate that is smaller by the number of classes and makes little
-    difference to Adam; the statistics of BatchNorm are frozen and dropout is off.
+    Differences from the authors: all given retained images are used, while the authors use a random 30 %. The
+    divergence is summed over the classes, while the authors average it. Averaging divides the gradient by the number
+    of classes, which makes little difference to Adam. The BatchNorm running statistics are frozen, and dropout is off.
     """
 
     _name = "Bad teacher"

@@ -1,4 +1,4 @@
-"""Boundary expand: forget images are trained into a class of their own, which is then cut off."""
+"""Boundary expand: trains the forget images to an additional class, which is removed afterwards."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,8 @@ class BoundaryExpandConfig(UnlearningConfig):
     r"""
     Configuration of [`BoundaryExpandTrainer`].
 
-    Parameters whose default differs from [`UnlearningConfig`], from the authors' code for an All-CNN on CIFAR-10:
+    Parameters whose default differs from [`UnlearningConfig`]. They are those of the authors' code for an All-CNN on
+    CIFAR-10:
 
     optim_args (`str`, *optional*, defaults to `"momentum=0.9"`)
     learning_rate (`float`, *optional*, defaults to 1e-5)
@@ -39,16 +40,19 @@ class BoundaryExpandConfig(UnlearningConfig):
 class BoundaryExpandTrainer(UnlearningTrainer):
     r"""
     Boundary expand ("Boundary Unlearning", CVPR 2023, [arXiv 2303.11570](https://arxiv.org/abs/2303.11570)), from the
-    forget images alone. The last linear layer gets one more output, the shadow class K+1, to which all forget images are
-    trained; afterwards that output is cut off:
+    forget images alone. The head (the last linear layer) gets one more output, the shadow class K+1. All forget images
+    are trained to the shadow class, which is removed afterwards:
 
         ℓ(x) = −log softmax([f(x), w·h(x) + b])_{K+1}
 
-    h(x) is what the last layer sees. w starts from a normal distribution with variance 2 / (d + K + 1) and b from 0
-    (Glorot, as the authors'); both are trained like the weights of the model.
+    f(x) are the logits and h(x), with d features, is the input of the head. w starts from a normal distribution with
+    variance 2 / (d + K + 1) and b from 0 (Glorot's initialisation, as the authors'); both are trained like the weights
+    of the model.
 
-    Data: the forget images; labels serve for logging alone. BatchNorm's statistics stay as they are. w and b lie beside
-    the model and never in it: cutting them off is leaving them out. Sharded models (FSDP, DeepSpeed) are not supported.
+    Data: the forget images. Labels are used for logging only.
+
+    Differences from the authors: the BatchNorm running statistics are frozen. w and b are kept outside the model, so
+    the saved model never has the shadow class. Sharded models (FSDP, DeepSpeed) are not supported.
     """
 
     _name = "boundary expand"
@@ -71,13 +75,13 @@ class BoundaryExpandTrainer(UnlearningTrainer):
         nn.init.zeros_(self.shadow.bias)
         self.shadow.to(self.args.device)
         for parameter in self.shadow.parameters():
-            # Data parallelism averages the gradients of the model's own weights alone.
+            # DDP averages the gradients of the model's own weights only.
             parameter.register_hook(lambda gradient: self.accelerator.reduce(gradient, reduction="mean"))
         optimizer.add_param_group({"params": list(self.shadow.parameters())})
         return optimizer
 
     def get_batch_samples(self, *args):
-        # Called once an update. The Trainer clears the gradients of the model alone.
+        # Called once per update. The Trainer clears the gradients of the model only.
         self.shadow.zero_grad()
         return super().get_batch_samples(*args)
 

@@ -1,4 +1,4 @@
-"""Boundary shrink: forget images get the class across the nearest decision boundary."""
+"""Boundary shrink: trains each forget image to the class on the other side of the nearest decision boundary."""
 
 from dataclasses import dataclass, field
 
@@ -18,9 +18,11 @@ class BoundaryShrinkConfig(UnlearningConfig):
 
     Args:
         bound (`float`, *optional*, defaults to 0.1):
-            How far the adversarial step moves each pixel, as a share of the range from black to white. The authors'.
+            How far the adversarial step moves each pixel, as a share of the range from black to white. The authors'
+            value.
 
-    Parameters whose default differs from [`UnlearningConfig`], from the authors' code for an All-CNN on CIFAR-10:
+    Parameters whose default differs from [`UnlearningConfig`]. They are those of the authors' code for an All-CNN on
+    CIFAR-10:
 
     optim_args (`str`, *optional*, defaults to `"momentum=0.9"`)
     learning_rate (`float`, *optional*, defaults to 1e-5)
@@ -47,12 +49,15 @@ class BoundaryShrinkTrainer(UnlearningTrainer):
 
         x′ = x + bound · sign(∇ₓ −log p₀(y | x)),    ỹ = argmax_{k ≠ y} p₀(k | x′),    ℓ(x) = −log p(ỹ | x)
 
-    p₀ is the original model; x′ stays between black and white. The labels ỹ are found once, before the first update.
+    p₀ are the probabilities of the original model. The pixels of x′ stay between black and white. The labels ỹ are
+    computed once, before the first update.
 
-    Data: the forget images; `y` is their label or, without labels, the class that the original model names.
+    Data: the forget images. `y` is the label of the image or, without labels, the class that the original model
+    predicts.
 
-    Where the step crosses no boundary, the authors' code keeps the label y; the paper asks for the nearest but incorrect
-    class, which is what is taken here. BatchNorm's statistics stay as they are, and x′ is not rounded to whole bytes.
+    Differences from the authors: if the step does not cross a boundary, their code keeps the label y. Here ỹ is never
+    y, as in the paper, which asks for the nearest but incorrect class. The BatchNorm running statistics are frozen,
+    and x′ is not rounded to 8 bits.
     """
 
     _name = "boundary shrink"
@@ -77,7 +82,7 @@ class BoundaryShrinkTrainer(UnlearningTrainer):
                 neighbour = (pixel_values + self.args.bound * (high - low) * gradient.sign()).clamp(low, high)
                 logits = self.model(pixel_values=neighbour).logits
             self.nearest[batch["sample_index"]] = logits.scatter(1, answers[:, None], -torch.inf).argmax(dim=-1)
-        # Each process has seen its own share; every one needs the labels of all.
+        # Each process has the labels of its own images only, and needs those of all images.
         self.nearest = self.accelerator.gather(self.nearest[None]).amax(dim=0)
 
     def unlearning_loss(self, model, inputs):

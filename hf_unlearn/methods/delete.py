@@ -1,4 +1,4 @@
-"""DELETE: a forget image gets what the original model says of it once its class is struck out."""
+"""DELETE: trains each forget image to the original model's probabilities without the class to forget."""
 
 from dataclasses import dataclass, field
 
@@ -14,8 +14,8 @@ class DELETEConfig(UnlearningConfig):
     r"""
     Configuration of [`DELETETrainer`].
 
-    Parameters whose default differs from [`UnlearningConfig`], from the authors' configuration for a ResNet-18 on
-    CIFAR-100 (SGD with momentum 0.9, 20 epochs, rate 5e-5):
+    Parameters whose default differs from [`UnlearningConfig`]. They are those of the authors' configuration for a
+    ResNet-18 on CIFAR-100 (SGD with momentum 0.9, 20 epochs, learning rate 5e-5):
 
     optim_args (`str`, *optional*, defaults to `"momentum=0.9"`)
     learning_rate (`float`, *optional*, defaults to 5e-5)
@@ -34,9 +34,11 @@ class DELETETrainer(UnlearningTrainer):
 
         ℓ(x) = KL(m_y(p₀(x)) ‖ p(x))
 
-    p₀ are the original model's probabilities, `m_y` sets the logit of the class `y` to forget to −∞ before the softmax.
+    p₀ are the probabilities of the original model. m_y removes the class `y` from them: its logit is set to −∞ before
+    the softmax.
 
-    Data: the forget images; `y` is their label or, without labels, the class that the original model names.
+    Data: the forget images. `y` is the label of the image or, without labels, the class that the original model
+    predicts.
     """
 
     _name = "DELETE"

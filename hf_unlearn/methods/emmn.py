@@ -1,4 +1,7 @@
-"""EMMN: UNSIR without a single image: noise that the model finds easiest stands in for the classes that stay."""
+"""
+EMMN: like UNSIR, but without retained images. Noise images that the model predicts most easily stand in for the other
+classes.
+"""
 
 from dataclasses import dataclass, field
 
@@ -15,21 +18,21 @@ from ..unlearning.trainer import UnlearningTrainer
 @dataclass
 class EMMNConfig(UnlearningConfig):
     r"""
-    Configuration of [`EMMNTrainer`]. The defaults are those of JiT's authors for EMMN, on VGG11 and ViT.
+    Configuration of [`EMMNTrainer`]. The defaults are those that JiT's authors used for EMMN on VGG11 and ViT.
 
     Args:
         noise_images_per_class (`int`, *optional*, defaults to 4):
-            Noise images of each class.
+            Number of noise images per class.
         noise_repeats (`int`, *optional*, defaults to 80):
-            How often each is seen, while impairing and while repairing.
+            How often each noise image is seen in each of the two phases, impair and repair.
         maximizing_steps (`int`, *optional*, defaults to 25):
-            Steps that the noise of the classes to forget is made in.
+            Optimisation steps for the noise images of the classes to forget.
         minimizing_steps (`int`, *optional*, defaults to 30):
-            Steps that the noise of the other classes is made in.
+            Optimisation steps for the noise images of the other classes.
 
     Parameters whose default differs from [`UnlearningConfig`]:
 
-    optim (`str`, *optional*, defaults to `"adamw_torch"`, with no weight decay: Adam)
+    optim (`str`, *optional*, defaults to `"adamw_torch"`): without weight decay this is Adam.
     learning_rate (`float`, *optional*, defaults to 1e-4)
     per_device_train_batch_size (`int`, *optional*, defaults to 4)
     logging_steps (`float`, *optional*, defaults to 50)
@@ -53,20 +56,21 @@ class EMMNConfig(UnlearningConfig):
 
 class EMMNTrainer(UnlearningTrainer):
     r"""
-    EMMN, error-minimising and -maximising noise ("Zero-shot machine unlearning",
-    [arXiv 2201.05629](https://arxiv.org/abs/2201.05629)): noise images that maximise the error on the classes to forget
-    and others that minimise it on each class that stays,
+    EMMN, error-minimising and error-maximising noise (Chundawat et al., "Zero-shot machine unlearning",
+    [arXiv 2201.05629](https://arxiv.org/abs/2201.05629)). Noise images z_f maximise the error on the classes y_f to
+    forget, and noise images z_k minimise the error on every other class k:
 
-        z_f = argmin_z −CE(f_θ₀(z), y_f) + 0.1 ‖z‖²        z_k = argmin_z CE(f_θ₀(z), k),
+        z_f = argmin_z −CE(f_θ₀(z), y_f) + 0.1 ‖z‖²        z_k = argmin_z CE(f_θ₀(z), k)
 
-    are learned as these classes (*impair*); then those of the classes that stay alone (*repair*):
+    In the first phase (*impair*) the model is trained on all noise images, in the second (*repair*) on the z_k alone:
 
         ℓ(z) = CE(f(z), y)
 
-    One epoch goes through both, one after the other, with one Adam. JiT's authors, whose settings are the defaults, go
-    twice through the first and never through the second; BatchNorm's statistics are frozen here.
+    Data: none. Only the classes and the shape of the forget images are used, so it forgets whole classes.
 
-    Data: none. Of the images to forget only their class and shape are used, so it forgets whole classes.
+    Differences from the authors: an epoch consists of both phases, with the same Adam optimizer. JiT's authors, whose
+    settings are the defaults, run the first phase twice and never the second. The BatchNorm running statistics are
+    frozen here.
 
     Raises:
         [`InputError`]: for sub-classes and single images.
@@ -92,7 +96,7 @@ class EMMNTrainer(UnlearningTrainer):
         return [shuffle(noise * self.args.noise_repeats), shuffle(staying * self.args.noise_repeats)]
 
     def prepare(self):
-        """Makes the noise: first that of the classes to forget, which share the images of one class."""
+        """Makes the noise images. The classes to forget share the images of one class."""
         vanishing = self.answers.unique()
         labels = torch.arange(self.model.config.num_labels, device=vanishing.device)
         num_vanishing = self.args.noise_images_per_class

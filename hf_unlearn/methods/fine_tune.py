@@ -1,4 +1,4 @@
-"""Fine-tuning: training goes on with the retained images alone."""
+"""Fine-tuning: continues training on the retained images alone."""
 
 from dataclasses import dataclass, field
 
@@ -14,8 +14,8 @@ class FineTuneConfig(UnlearningConfig):
     r"""
     Configuration of [`FineTuneTrainer`].
 
-    Parameters whose default differs from [`UnlearningConfig`], as the authors of JiT ran it (SGD with momentum 0.9 and
-    weight decay 5e-4, 5 epochs, rate 0.02, in their `forget_full_class_strategies.py`):
+    Parameters whose default differs from [`UnlearningConfig`]. They are those of JiT's authors for this method (SGD
+    with momentum 0.9 and weight decay 5e-4, 5 epochs, learning rate 0.02, in their `forget_full_class_strategies.py`):
 
     optim_args (`str`, *optional*, defaults to `"momentum=0.9"`)
     weight_decay (`float`, *optional*, defaults to 5e-4)
@@ -33,13 +33,15 @@ class FineTuneConfig(UnlearningConfig):
 
 class FineTuneTrainer(UnlearningTrainer):
     r"""
-    Fine-tuning, the baseline that hopes that what is not rehearsed is forgotten; from the retained images alone:
+    Fine-tuning on the retained images alone, a baseline. Its hope is that a model forgets images that it is no longer
+    trained on:
 
         ℓ(x, y) = −log p_y(x)
 
-    Data: the retained images with their labels. The forget images are looked at, never trained on.
+    Data: the retained images with their labels. The forget images are only used for measuring.
 
-    Different from the authors of JiT: the statistics of BatchNorm are frozen, dropout is off, images are not augmented.
+    Differences from JiT's authors: the BatchNorm running statistics are frozen, dropout is off, and images are not
+    augmented.
     """
 
     _name = "Fine-tuning"

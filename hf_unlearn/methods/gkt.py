@@ -1,4 +1,4 @@
-"""GKT: a student learns from the model on made-up images, those of the class to forget being held back."""
+"""GKT: a student learns from the model on generated images, but not on images of the classes to forget."""
 
 import copy
 from dataclasses import dataclass, field
@@ -23,22 +23,22 @@ class GKTConfig(UnlearningConfig):
 
     Args:
         num_pseudo_batches (`int`, *optional*, defaults to 1000):
-            Batches of made-up images; JiT's authors take 1000 for VGG11 and 101 for ViT.
+            Number of batches of generated images. JiT's authors take 1000 for VGG11 and 101 for ViT.
         gate_threshold (`float`, *optional*, defaults to 0.01):
-            An image is held back when the teacher gives more than this to a class to forget.
+            An image is not used if the teacher gives more than this probability to a class to forget.
         attention_weight (`float`, *optional*, defaults to 5):
-            β; GKT's authors take 250.
+            β, the weight of the attention maps in the loss. GKT's authors take 250.
         generator_steps (`int`, *optional*, defaults to 1):
-            Steps of the generator for each batch.
+            Steps of the generator per batch.
         student_steps (`int`, *optional*, defaults to 10):
-            Updates of the student on each batch.
+            Updates of the student per batch.
         generator_learning_rate (`float`, *optional*, defaults to 1e-3):
-            Of the generator's Adam.
+            Learning rate of the generator's Adam optimizer.
 
-    Where JiT's authors say nothing, the defaults are those of GKT's authors on MNIST, as are these, which differ from
-    [`UnlearningConfig`]:
+    The defaults are those of JiT's authors, and where these do not give a value, those of GKT's authors on MNIST. The
+    same holds for the parameters whose default differs from [`UnlearningConfig`]:
 
-    optim (`str`, *optional*, defaults to `"adamw_torch"`, with no weight decay: Adam)
+    optim (`str`, *optional*, defaults to `"adamw_torch"`): without weight decay this is Adam.
     learning_rate (`float`, *optional*, defaults to 1e-3)
     max_grad_norm (`float`, *optional*, defaults to 5)
     per_device_train_batch_size (`int`, *optional*, defaults to 256)
@@ -68,26 +68,29 @@ class GKTConfig(UnlearningConfig):
 
 class GKTTrainer(UnlearningTrainer):
     r"""
-    Gated knowledge transfer ("Zero-shot machine unlearning", [arXiv 2201.05629](https://arxiv.org/abs/2201.05629)). The
-    original model is the teacher t, a copy of it whose convolutions start anew the student s, and a generator g makes
-    images x = g(z), z ~ N(0, 1), on which the two differ. Images with t(x)_f > threshold for a class f to forget are
-    held back. For each batch of z, the generator takes its steps, then the student its own on the same images:
+    Gated knowledge transfer (Chundawat et al., "Zero-shot machine unlearning",
+    [arXiv 2201.05629](https://arxiv.org/abs/2201.05629)). The original model is the teacher t. The student s is a copy
+    of it with newly drawn convolutions. A generator g makes images x = g(z), z ~ N(0, 1), on which teacher and student
+    differ. A gate holds back images with t(x)_f > `gate_threshold` for a class f to forget. For each batch of z, the
+    generator takes its steps first, then the student takes its steps on the same images:
 
         generator:  ℓ = −KL(t(x) ‖ s(x)) / K
         student:    ℓ = KL(t(x) ‖ s(x)) / K + β Σ_l mean (a_l(t) − a_l(s))²
 
-    K is the number of classes, a_l(·) the mean square over the channels of the l-th hidden state, as a map of norm 1.
+    K is the number of classes. a_l(·) is the attention map of the l-th hidden state: the mean square over its
+    channels, scaled to norm 1.
 
-    Data: none. Of the images to forget only their class and shape are used, so it forgets whole classes.
+    Data: none. Only the classes and the shape of the forget images are used, so it forgets whole classes.
 
-    The batch is the images of one update, over processes and accumulation steps. As in JiT's authors' code the student
-    is a copy with new convolutions; GKT's authors start from a new network. BatchNorm keeps the original statistics in
-    the student, which the authors let move. A resumed run starts with a new generator.
+    Differences from the authors: a batch has the images of one update, over processes and accumulation steps. As in
+    the code of JiT's authors, the student is a copy with new convolutions; GKT's authors start from a new network. The
+    student keeps the BatchNorm running statistics of the original model, while the authors let them move. A resumed
+    run starts with a new generator.
 
     Raises:
-        [`InputError`]: for sub-classes and single images, if the weights are sharded, and if the model returns no hidden
-            states.
-        [`CollapsedModelError`]: if the generator makes nothing but images of the classes to forget.
+        [`InputError`]: for sub-classes and single images, if the weights are sharded, or if the model returns no
+            hidden states.
+        [`CollapsedModelError`]: if the generator makes only images of the classes to forget.
     """
 
     _name = "GKT"
@@ -102,7 +105,7 @@ class GKTTrainer(UnlearningTrainer):
             raise InputError("method", f"{self._name} does not run on sharded weights. Use data parallelism.")
 
     def make_training_set(self, forget, retain):
-        # As many places as an update has images; what is in them, `make_images` makes anew for every batch.
+        # One item per image of an update. The items stay empty: `make_images` makes new images for every batch.
         args = self.args
         num_images = args.train_batch_size * self.accelerator.num_processes * args.gradient_accumulation_steps
         return TrainingSet({"forget": forget, "generated": NoiseSet(num_images, ())})
@@ -111,7 +114,7 @@ class GKTTrainer(UnlearningTrainer):
         return [self.training_set.positions("generated")] * (self.args.num_pseudo_batches * self.args.student_steps)
 
     def prepare(self):
-        """The teacher, and a generator that starts the same on every process."""
+        """Makes the teacher, and the generator, which starts with the same weights on every process."""
         self.teacher = copy.deepcopy(self.model).eval().requires_grad_(False)
         image = self.train_dataset[0]["pixel_values"][None].to(self.args.device)
         if self.teacher(pixel_values=image, output_hidden_states=True).hidden_states is None:
@@ -124,19 +127,19 @@ class GKTTrainer(UnlearningTrainer):
             torch.manual_seed(self.args.seed)
             self.generator = ImageGenerator(self.train_dataset[0]["pixel_values"].shape).to(self.args.device)
         self.generator_optimizer = torch.optim.Adam(self.generator.parameters(), lr=self.args.generator_learning_rate)
-        # Which batch the images are, and whether they may be learned from.
+        # The number of the current batch, its images, and which of them pass the gate.
         self.batch = self.images = self.passes_gate = None
 
     @torch.no_grad()
     def renew_convolutions(self) -> None:
-        """Glorot's uniform start for the student's convolutions."""
+        """Draws new weights for the convolutions of the student, by Glorot's uniform initialisation."""
         for module in self.model.modules():
             if isinstance(module, nn.Conv2d) and module.weight.requires_grad:
                 start = nn.init.xavier_uniform_(torch.empty(module.weight.shape), generator=self.random)
                 module.weight.copy_(start)
 
     def make_images(self) -> None:
-        """The generator's steps on a new batch of z, and the images that it makes of it then."""
+        """Takes the generator's steps on a new batch of z, and then makes the images of this batch."""
         num_images = len(self.training_set.parts["generated"])
         for _ in range(100):
             z = torch.randn(num_images, ImageGenerator.z_dim, generator=self.random).to(self.args.device)
@@ -159,13 +162,22 @@ class GKTTrainer(UnlearningTrainer):
             if self.args.max_grad_norm > 0:
                 nn.utils.clip_grad_norm_(parameters, self.args.max_grad_norm)
             self.generator_optimizer.step()
-        # One process decides for all.
+        # All processes use the images of the first process.
         self.images = broadcast(self.generator(z).detach())
         self.passes_gate = broadcast(self.gate(self.images))
 
     @torch.no_grad()
     def gate(self, images: torch.Tensor) -> torch.Tensor:
-        """Which images the teacher gives little enough to every class to forget."""
+        """
+        Which images pass the gate: the teacher gives none of the classes to forget more than `gate_threshold`.
+
+        Args:
+            images (`torch.Tensor` of shape `(B, C, H, W)`):
+                Generated images.
+
+        Returns:
+            `torch.Tensor` of shape `(B,)`: bool.
+        """
         probabilities = self.teacher(pixel_values=images).logits.float().softmax(dim=-1)
         return (probabilities[:, self.vanishing] <= self.args.gate_threshold).all(dim=-1)
 
@@ -179,7 +191,8 @@ class GKTTrainer(UnlearningTrainer):
             self.batch = batch
         places = inputs["sample_index"] - self.training_set.start["generated"]
         images, weight = self.images[places], self.passes_gate[places].float()
-        # The mean over the images that pass the gate, where the update takes it over all.
+        # The trainer takes the mean over all images of the update. This factor turns it into the mean over the images
+        # that pass the gate.
         weight = weight * len(self.images) / self.passes_gate.sum().clamp(min=1)
         with torch.no_grad():
             teacher = self.teacher(pixel_values=images, output_hidden_states=True)
@@ -194,6 +207,15 @@ class GKTTrainer(UnlearningTrainer):
 
 
 def attention_map(hidden_state: torch.Tensor) -> torch.Tensor:
-    """Mean square over the channels of `(B, C, H, W)` or `(B, T, C)`, flattened to vectors of norm 1."""
+    """
+    The attention map of a hidden state: the mean square over its channels, flattened and scaled to norm 1.
+
+    Args:
+        hidden_state (`torch.Tensor` of shape `(B, C, H, W)` or `(B, T, C)`):
+            The hidden state of each image.
+
+    Returns:
+        `torch.Tensor` of shape `(B, H * W)` or `(B, T)`.
+    """
     channels = 1 if hidden_state.dim() == 4 else -1
     return F.normalize(hidden_state.float().square().mean(dim=channels).flatten(1))

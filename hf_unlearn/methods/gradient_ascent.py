@@ -1,4 +1,4 @@
-"""Gradient ascent: the training loss of the forget images is made larger."""
+"""Gradient ascent: increases the training loss of the forget images."""
 
 from dataclasses import dataclass, field
 
@@ -13,8 +13,8 @@ class GradientAscentConfig(UnlearningConfig):
     r"""
     Configuration of [`GradientAscentTrainer`].
 
-    Parameters whose default differs from [`UnlearningConfig`], from the command that the code of SalUn gives for a
-    ResNet-18 on CIFAR-10 (SGD with momentum 0.9, 5 epochs, rate 1e-4):
+    Parameters whose default differs from [`UnlearningConfig`]. They are those of the command in SalUn's code for a
+    ResNet-18 on CIFAR-10 (SGD with momentum 0.9, 5 epochs, learning rate 1e-4):
 
     optim_args (`str`, *optional*, defaults to `"momentum=0.9"`)
     learning_rate (`float`, *optional*, defaults to 1e-4)
@@ -28,15 +28,18 @@ class GradientAscentConfig(UnlearningConfig):
 
 class GradientAscentTrainer(UnlearningTrainer):
     r"""
-    Gradient ascent on the forget images alone, the plainest baseline (as "negative gradient" in Golatkar et al.,
-    [arXiv 1911.04933](https://arxiv.org/abs/1911.04933), there beside fine-tuning on retained data):
+    Gradient ascent on the forget images alone, the simplest baseline ("negative gradient" in Golatkar et al.,
+    [arXiv 1911.04933](https://arxiv.org/abs/1911.04933), where it is combined with fine-tuning on retained images):
 
-        ℓ(x) = log p(y | x),    minimised
+        ℓ(x) = log p(y | x)
 
-    It has no minimum: nothing but the rate and the number of updates keeps it from destroying the model.
+    It is minimised but has no minimum: only the learning rate and the number of updates keep the method from
+    destroying the model.
 
-    Data: the forget images; `y` is their label or, without labels, the class that the original model names. BatchNorm's
-    statistics stay as they are, which the code of SalUn updates.
+    Data: the forget images. `y` is the label of the image or, without labels, the class that the original model
+    predicts.
+
+    Differences from SalUn's code: the BatchNorm running statistics are frozen.
     """
 
     _name = "gradient ascent"

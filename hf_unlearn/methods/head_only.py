@@ -1,4 +1,6 @@
-"""Head only: a control that hides, DELETE's target with the last linear layer alone moving."""
+"""
+Head only: a control that hides instead of forgetting. It is DELETE with only the head (the last linear layer) trained.
+"""
 
 from dataclasses import dataclass, field
 
@@ -11,7 +13,8 @@ class HeadOnlyConfig(DELETEConfig):
     r"""
     Configuration of [`HeadOnlyTrainer`].
 
-    Parameters whose default differs from [`DELETEConfig`]. The rate is ours: one layer has to do what all do in DELETE.
+    Parameters whose default differs from [`DELETEConfig`]. The learning rate is our choice: it is higher because a
+    single layer is trained instead of all.
 
     learning_rate (`float`, *optional*, defaults to 1e-3)
     """
@@ -21,15 +24,18 @@ class HeadOnlyConfig(DELETEConfig):
 
 class HeadOnlyTrainer(DELETETrainer):
     r"""
-    A control, not a method to use: the class leaves the outputs and stays in the features, which are the original's bit
-    for bit. A measure that takes this for forgetting looks at outputs alone. The loss is that of [`DELETETrainer`],
+    A control, not a method to use. The class disappears from the outputs but stays in the features, which are those of
+    the original model, bit for bit. A metric that takes this for forgetting looks at outputs alone. The loss is that
+    of [`DELETETrainer`],
 
-        ℓ(x) = KL(m_y(p₀(x)) ‖ p(x)),
+        ℓ(x) = KL(m_y(p₀(x)) ‖ p(x))
 
-    and only the weight and bias of the last linear layer move. The idea is the head distillation of "An Information
-    Theoretic Evaluation Metric For Strong Unlearning" ([arXiv 2405.17878](https://arxiv.org/abs/2405.17878)).
+    and only the weight and the bias of the head (the last linear layer) are trained. The idea is the head distillation
+    of "An Information Theoretic Evaluation Metric For Strong Unlearning"
+    ([arXiv 2405.17878](https://arxiv.org/abs/2405.17878)).
 
-    Data: the forget images; `y` is their label or, without labels, the class that the original model names.
+    Data: the forget images. `y` is the label of the image or, without labels, the class that the original model
+    predicts.
     """
 
     _name = "head-only"

@@ -1,4 +1,4 @@
-"""Loss-free SSD: the importances of SSD without labels, and here without retained images either."""
+"""Loss-free SSD: SSD with importances that need no labels and, in this version, no retained images."""
 
 import math
 from dataclasses import dataclass, field
@@ -18,12 +18,12 @@ class LossFreeSSDConfig(SSDConfig):
 
     Args:
         selection_weighting (`float`, *optional*, defaults to 3):
-            α, how much more a weight must matter to the forget set to be dampened. The default is ours: it is compared
-            with other images than the authors', who take 3.5 to 10.
+            α. A weight is dampened if it matters more than α times as much to the forget set as to the other images.
+            The default is our choice, since our other images are not those of the authors, who take 3.5 to 10.
         dampening_constant (`float`, *optional*, defaults to 1):
-            λ, the authors' value; lower dampens more.
+            λ, the authors' value. A lower value dampens more.
 
-    There are no updates: `learning_rate`, the optimizer and `num_train_epochs` have no effect.
+    There are no updates by gradient: `learning_rate`, the optimizer and `num_train_epochs` have no effect.
     """
 
     selection_weighting: float = field(
@@ -33,19 +33,23 @@ class LossFreeSSDConfig(SSDConfig):
 
 class LossFreeSSDTrainer(SSDTrainer):
     r"""
-    Loss-free machine unlearning ([arXiv 2402.19308](https://arxiv.org/abs/2402.19308)): SSD with another importance,
-    the mean size of the gradient of the squared norm of the logits,
+    Loss-free machine unlearning ([arXiv 2402.19308](https://arxiv.org/abs/2402.19308)). It is SSD with another
+    importance Ω, the mean absolute gradient of the squared norm of the logits:
 
         Ω = mean_x |∂ ‖f(x)‖² / ∂θ|        θ ← θ · min(λ Ω_D / Ω_f, 1)   where Ω_f > α Ω_D
 
+    Ω_f is taken over the forget set, and Ω_D over generated images that stand in for the training set.
+
     Data: the forget images alone, without labels.
 
-    It is not the authors' method in one thing. Their Ω_D is over the whole training set and must be computed while that
-    is at hand; of a model from elsewhere it is not. Here Ω_D is over images made with the model: forget images moved by
-    small steps until the model is 80 % sure that they show a class that stays, four for each (at most 30 classes). Since
-    outputs on them are of another size, Ω_D is scaled to the same sum over all weights as Ω_f. Both choices are ours. As
-    in [`SSDTrainer`], gradients are those of single images, not of batches. The guard's probes are made alike, with
-    another seed: its estimate of the change elsewhere is on the low side.
+    Differences from the authors: their Ω_D is taken over the whole training set, which is often not available for a
+    model that someone else trained. Here forget images are changed in small steps until the model gives a probability
+    of 80 % to a class that is not to be forgotten, and Ω_D is taken over these images: four per class, for at most 30
+    classes. Their logits have another scale, so Ω_D is scaled to the same sum over all weights as Ω_f. As in
+    [`SSDTrainer`], gradients are those of single images and not of batches.
+
+    The guard makes its probe images in the same way, with another seed. It therefore underestimates the change
+    elsewhere for this method.
     """
 
     _name = "Loss-free SSD"
@@ -55,7 +59,7 @@ class LossFreeSSDTrainer(SSDTrainer):
     data_used = "the trained model, the images to forget and images made of them with the model"
 
     def most_selective(self):
-        # The forget set is no part of what it is compared with.
+        # The generated images do not contain the forget set, so the ratio has no upper limit.
         return math.inf
 
     def objective(self, logits, label):
@@ -65,7 +69,7 @@ class LossFreeSSDTrainer(SSDTrainer):
         return gradients.abs()
 
     def prepare(self):
-        """Makes the images that stand in for the training set, with a seed that the guard does not use."""
+        """Makes the images that stand in for the training set. The guard uses another seed."""
         forget, num_labels = self.train_dataset, self.model.config.num_labels
         rows = torch.linspace(0, len(forget) - 1, min(len(forget), NUM_IMAGES)).round().long()
         pixel_values = torch.stack([forget[row]["pixel_values"] for row in rows.tolist()]).to(self.args.device)

@@ -1,4 +1,7 @@
-"""LoTUS: the original's answers on the forget images, made as unsure as the accuracy on unseen images asks for."""
+"""
+LoTUS: trains the forget images to the original model's outputs, smoothed until the accuracy falls to that on unseen
+images.
+"""
 
 import math
 from dataclasses import dataclass, field
@@ -18,18 +21,17 @@ class LoTUSConfig(UnlearningConfig):
     r"""
     Configuration of [`LoTUSTrainer`].
 
-    > Parameters that control the update
-
     Args:
         unseen_accuracy (`float`, *optional*):
-            The original model's accuracy on images that it was not trained on, between 0 and 1. A whole class has none
-            after retraining: 0 then. Otherwise it must be given.
+            Accuracy of the original model on images that it was not trained on, between 0 and 1. If not given, it is 0
+            for a whole class, since a retrained model never predicts that class; for other requests it must be given.
         alpha (`float`, *optional*):
-            How fast the temperature rises with the distance between the accuracies. Defaults to 32 for a class and to 2
-            otherwise, as in the authors' scripts.
+            α, how fast the temperature rises with the difference between the accuracies. If not given, it is 32 for a
+            class and 2 otherwise, as in the authors' scripts.
 
-    Parameters whose default differs from [`UnlearningConfig`], from the authors' scripts for a ResNet-18 (AdamW with
-    weight decay 5e-4, 10 epochs, rate 1e-4, batches of 128; for a ViT 3 epochs, rate 1e-6):
+    Parameters whose default differs from [`UnlearningConfig`]. They are those of the authors' scripts for a ResNet-18
+    (AdamW with weight decay 5e-4, 10 epochs, learning rate 1e-4, batches of 128; for a ViT 3 epochs and learning rate
+    1e-6):
 
     optim (`str`, *optional*, defaults to `"adamw_torch"`)
     weight_decay (`float`, *optional*, defaults to 5e-4)
@@ -60,23 +62,24 @@ class LoTUSConfig(UnlearningConfig):
 
 class LoTUSTrainer(UnlearningTrainer):
     r"""
-    LoTUS (Spartalis et al., "Large-Scale Machine Unlearning with a Taste of Uncertainty", CVPR 2025, [arXiv
-    2503.18314](https://arxiv.org/abs/2503.18314)), from forget and retained images:
+    LoTUS (Spartalis et al., "Large-Scale Machine Unlearning with a Taste of Uncertainty", CVPR 2025,
+    [arXiv 2503.18314](https://arxiv.org/abs/2503.18314)), from forget and retained images:
 
-        ℓ(x) = −Σ_k t_k(x) log p_k(x),
-        t(x) = softmax((f₀(x) + g) / τ) on the forget images,    the limit τ → 0 of it on the retained ones,
+        ℓ(x) = −Σ_k t_k(x) log p_k(x)
+        t(x) = softmax((f₀(x) + g) / τ) on the forget images, and its limit for τ → 0 on the retained images
         τ = exp(α (A_f − A_u))
 
-    f₀ are the original model's logits, `g` independent draws of the standard Gumbel distribution, new in each epoch.
-    On a retained image `t` is thus a label, drawn from the original's probabilities. τ is found anew before each epoch:
-    A_f is the accuracy of the model, as it is then, on the forget images, and A_u that of the original on unseen images.
-    Training ends when A_f is below A_u by 0.01 or more.
+    f₀ are the logits of the original model, and `g` are independent draws from the standard Gumbel distribution, new
+    in each epoch. For a retained image `t` is therefore a one-hot label, drawn from the probabilities of the original
+    model. τ is computed before each epoch: A_f is the current accuracy of the model on the forget images, and A_u the
+    accuracy of the original model on unseen images. Training ends when A_f is at least 0.01 below A_u. The formulas
+    follow the authors' code.
 
-    Data: the forget images and retained images, whose labels are not used, and one number, `unseen_accuracy`. The
-    formulas follow the authors' code.
+    Data: the forget images and retained images, without their labels, and one number, `unseen_accuracy`.
 
-    Different from the authors: A_u is given, theirs is measured on a validation split; all retained images given are
-    used, theirs being a random 30 %; the statistics of BatchNorm are frozen and dropout is off.
+    Differences from the authors: A_u is given, while the authors measure it on a validation split. All given retained
+    images are used, while the authors use a random 30 %. The BatchNorm running statistics are frozen, and dropout is
+    off.
     """
 
     _name = "LoTUS"
@@ -110,7 +113,10 @@ class LoTUSTrainer(UnlearningTrainer):
             )
 
     def prepare_epoch(self) -> None:
-        """Draws the noise of this epoch and finds its temperature, unless a run that is resumed logged it before."""
+        """
+        Draws the noise of the next epoch, and computes its temperature. A resumed run takes the temperature from its
+        log.
+        """
         epoch = int(self.state.epoch)
         generator = torch.Generator().manual_seed(noise_key(self.args.seed, epoch, 0))
         exponential = torch.empty(self.original_logits.shape).exponential_(generator=generator)
@@ -132,7 +138,10 @@ class LoTUSTrainer(UnlearningTrainer):
 
 
 class PrepareEpoch(TrainerCallback):
-    """Has the trainer look at the model between epochs: at an end, since training can only be stopped there."""
+    """
+    Prepares each epoch when it begins, and already when the epoch before it ends, since training can only be stopped
+    there.
+    """
 
     def __init__(self, trainer: LoTUSTrainer):
         self.trainer = trainer

@@ -1,4 +1,6 @@
-"""MU-Mis: the model is made less sensitive to forget images in their class, and more in the others."""
+"""
+MU-Mis: makes the logit of a forget image's class less sensitive to the image, and the logit of another class more.
+"""
 
 from dataclasses import dataclass, field
 
@@ -19,14 +21,16 @@ class MUMisConfig(UnlearningConfig):
 
     Args:
         recovery (`float`, *optional*, defaults to 1.5):
-            δ, the share of its first value that the sensitivity in other classes must be back at for the run to end.
+            δ. Training ends when the sensitivity of other classes is at least δ times its value before the first
+            update.
 
-    Parameters whose default differs from [`UnlearningConfig`]. All, and δ, are ours: the authors' were not found. They
-    forget a class of Fashion-MNIST with a small ResNet. The rate that a model stands goes with one over the square of its
-    gradients and must be searched: a ConvNeXt was destroyed at a thirtieth of it.
+    Parameters whose default differs from [`UnlearningConfig`]. They and δ are our choice, since we did not find the
+    authors' values; with them, a small ResNet forgets a class of Fashion-MNIST. The highest learning rate that does
+    not destroy a model is proportional to 1 / ‖gradient‖², so it must be searched for each model: a ConvNeXt was
+    destroyed by a thirtieth of this default.
 
     learning_rate (`float`, *optional*, defaults to 3e-4)
-    num_train_epochs (`float`, *optional*, defaults to 40): at most so many.
+    num_train_epochs (`float`, *optional*, defaults to 40): the largest number of epochs.
     per_device_train_batch_size (`int`, *optional*, defaults to 64)
     """
 
@@ -50,16 +54,18 @@ class MUMisTrainer(UnlearningTrainer):
 
         ℓ(x) = ‖∇ₓ f_c(x)‖² − ‖∇ₓ f_c′(x)‖²
 
-    on raw logits, c being the class of the image and c′ another one, drawn anew in every epoch by (seed, position in the
-    forget set, epoch). The difference has no minimum, so when to end is part of the method: after the first epoch in
-    which the mean of ‖∇ₓ f_c′‖ over the forget set is above the lowest of the earlier epochs and at least δ times what
-    the original model had.
+    f are the raw logits, c is the class of the image, and c′ is another class, drawn anew in every epoch by (seed,
+    position in the forget set, epoch). The loss has no minimum, so the method needs a rule to end: training ends after
+    the first epoch in which the mean of ‖∇ₓ f_c′‖ over the forget set is above its lowest value so far and at least δ
+    times its value for the original model.
 
-    Data: the forget images; c is their label or, without labels, the class that the original model names.
+    Data: the forget images. `c` is the label of the image or, without labels, the class that the original model
+    predicts.
 
-    The authors look at the sensitivity while they train; looking once an epoch makes the end independent of how the
-    forget set is cut. An epoch entered in its middle, on resuming, is judged by the rest of it. The gradient of a
-    gradient needs attention that is differentiable twice: PyTorch's plain one is used.
+    Differences from the authors: they check the rule during an epoch. Here it is checked once per epoch, so the end
+    does not depend on batch size, accumulation steps and processes. A run that is resumed in the middle of an epoch
+    checks the rest of that epoch only. The loss is differentiated twice, which only the plain attention kernel of
+    PyTorch supports, so this kernel is used.
     """
 
     _name = "MU-Mis"
@@ -68,7 +74,7 @@ class MUMisTrainer(UnlearningTrainer):
 
     def __init__(self, model, args, **kwargs):
         super().__init__(model, args, **kwargs)
-        # Sum of ‖∇ₓ f_c′‖ over the images of the epoch that this process has seen, and their number.
+        # Sum of ‖∇ₓ f_c′‖ over the images of this epoch that this process has seen, and their number.
         self.seen = torch.zeros(2, device=self.args.device)
         self.start_sensitivity = None
         self.add_callback(StopWhenRecovered(self))
@@ -80,12 +86,15 @@ class MUMisTrainer(UnlearningTrainer):
 
     def prepare(self):
         for batch in self.dataloader(self.train_dataset):
-            # Not the wrapped model: no weight gets a gradient here.
+            # The unwrapped model: DDP's wrapper is for gradients of weights, and here only the images have gradients.
             self.sensitivities(self.model, {**batch, "answers": self.answers[batch["sample_index"]]}, epoch=0)
         self.start_sensitivity = self.mean_sensitivity()
 
     def sensitivities(self, model, inputs, epoch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(‖∇ₓ f_c‖², ‖∇ₓ f_c′‖², logits) of each image; the second is noted for the rule that ends the run."""
+        """
+        Computes ‖∇ₓ f_c‖², ‖∇ₓ f_c′‖² and the logits of each image. Adds the second one to `seen`, for the rule that
+        ends training.
+        """
         pixel_values = inputs["pixel_values"].detach().requires_grad_(True)
         logits = model(pixel_values=pixel_values).logits.float()
         indices = inputs["positions"]
@@ -100,7 +109,7 @@ class MUMisTrainer(UnlearningTrainer):
         return *squares, logits
 
     def mean_sensitivity(self) -> float:
-        """Mean of ‖∇ₓ f_c′‖ over the images seen since the last call; the same on all processes."""
+        """Mean of ‖∇ₓ f_c′‖ over the images since the last call; the same on all processes."""
         total, num_images = self.accelerator.reduce(self.seen, reduction="sum").tolist()
         self.seen.zero_()
         return total / num_images
@@ -108,12 +117,15 @@ class MUMisTrainer(UnlearningTrainer):
     def unlearning_loss(self, model, inputs):
         own, other, logits = self.sensitivities(model, inputs, epoch=int(self.state.epoch))
         to_log = {"forget_accuracy": (logits.argmax(dim=-1) == inputs["answers"]).float()}
-        # The last bias is in the logits but not in their gradient; data parallelism waits for a gradient of each weight.
+        # The gradient with respect to the image does not depend on the bias of the last layer. DDP waits for a
+        # gradient of every weight, so the logits are added with a factor of 0.
         return own - other + 0 * logits.sum(dim=-1), to_log
 
 
 class StopWhenRecovered(TrainerCallback):
-    """Ends the run by the rule in [`MUMisTrainer`]. What it compares lies in the log, which checkpoints hold."""
+    """
+    Ends training by the rule in [`MUMisTrainer`]. The earlier values are read from the log, which checkpoints contain.
+    """
 
     def __init__(self, trainer: MUMisTrainer):
         self.trainer = trainer

@@ -1,4 +1,4 @@
-"""NegGrad+: up the loss of the forget images and down that of the retained ones, in the same update."""
+"""NegGrad+: raises the loss of the forget images and lowers the loss of the retained images, in the same update."""
 
 from dataclasses import dataclass, field
 
@@ -17,15 +17,14 @@ class NegGradPlusConfig(UnlearningConfig):
     r"""
     Configuration of [`NegGradPlusTrainer`].
 
-    > Parameters that control the update
-
     Args:
         alpha (`float`, *optional*, defaults to 0.95):
-            Weight of the retained images, above 0 and at most 1; that of the forget images is `1 - alpha`.
+            α, the weight of the retained images, above 0 and at most 1. The forget images have the weight `1 - alpha`.
 
-    Parameters whose default differs from [`UnlearningConfig`]. For the paper's small data sets 0.95, rate 0.01 and 10
-    epochs are reported, for CIFAR-10 0.9999, 0.01 and 5. Rate and epochs are ours: the loss of the forget images has no
-    bound, and with frozen statistics of BatchNorm 0.01 made the weights of a ResNet infinite, as 10 epochs did.
+    Parameters whose default differs from [`UnlearningConfig`]. The paper reports α 0.95, learning rate 0.01 and 10
+    epochs for its small data sets, and α 0.9999, learning rate 0.01 and 5 epochs for CIFAR-10. Our learning rate and
+    epochs are lower: the loss of the forget images has no bound, and with frozen BatchNorm running statistics a
+    learning rate of 0.01, or 10 epochs, made the weights of a ResNet infinite.
 
     optim_args (`str`, *optional*, defaults to `"momentum=0.9"`)
     learning_rate (`float`, *optional*, defaults to 1e-3)
@@ -47,18 +46,19 @@ class NegGradPlusConfig(UnlearningConfig):
 
 class NegGradPlusTrainer(UnlearningTrainer):
     r"""
-    NegGrad+ (Kurmanji et al., "Towards Unbounded Machine Unlearning", [arXiv
-    2302.09880](https://arxiv.org/abs/2302.09880)), from forget and retained images. Each update goes down
+    NegGrad+ (Kurmanji et al., "Towards Unbounded Machine Unlearning",
+    [arXiv 2302.09880](https://arxiv.org/abs/2302.09880)), from forget and retained images. Each update is a gradient
+    step that lowers
 
         L = α · mean over its retained images of (−log p_y)  −  (1 − α) · mean over its forget images of (−log p_y)
 
-    Retained and forget images take turns; an epoch goes once over the retained images, and the forget images start again
+    Retained and forget images alternate. An epoch goes once over the retained images; the forget images start again
     when they end.
 
-    Data: the forget images and the retained images with their labels. A forget image without a label counts as what the
-    original model takes it for.
+    Data: the forget images, and the retained images with their labels. `y` is the label of an image; for a forget
+    image without a label, it is the class that the original model predicts.
 
-    Different from the authors: the statistics of BatchNorm are frozen and dropout is off.
+    Differences from the authors: the BatchNorm running statistics are frozen, and dropout is off.
     """
 
     _name = "NegGrad+"
@@ -76,6 +76,6 @@ class NegGradPlusTrainer(UnlearningTrainer):
     def unlearning_loss(self, model, inputs):
         logits = model(pixel_values=inputs["pixel_values"]).logits.float()
         loss = F.cross_entropy(logits, inputs["answers"], reduction="none")
-        # The trainer takes the mean over all images of the update; these weights make it that of either kind.
+        # The trainer takes the mean over all images of the update. These weights turn it into the two means of L.
         alpha, share = self.args.alpha, self.forget_share
         return loss * torch.where(inputs["is_forget"], -(1 - alpha) / share, alpha / (1 - share)), {}

@@ -1,4 +1,4 @@
-"""Random label: forget images are learned again with a wrong label drawn at random."""
+"""Random label: trains the forget images with wrong labels that are drawn at random."""
 
 from dataclasses import dataclass, field
 
@@ -14,9 +14,9 @@ class RandomLabelConfig(UnlearningConfig):
     r"""
     Configuration of [`RandomLabelTrainer`].
 
-    Parameters whose default differs from [`UnlearningConfig`]. They are ours, since published settings are for training
-    with retained data: optimizer and epochs are those of boundary shrink, which has the same loss with other labels, and
-    the rate is one that forgets a class of Fashion-MNIST with a small ResNet.
+    Parameters whose default differs from [`UnlearningConfig`]. They are our choice, since the published settings are
+    for training together with retained images. Optimizer and epochs are those of boundary shrink, which has the same
+    loss with other labels. With this learning rate, a small ResNet forgets a class of Fashion-MNIST.
 
     optim_args (`str`, *optional*, defaults to `"momentum=0.9"`)
     learning_rate (`float`, *optional*, defaults to 2e-5)
@@ -33,14 +33,16 @@ class RandomLabelConfig(UnlearningConfig):
 class RandomLabelTrainer(UnlearningTrainer):
     r"""
     Random labels on the forget images alone (a baseline of Golatkar et al.,
-    [arXiv 1911.04933](https://arxiv.org/abs/1911.04933), there beside fine-tuning on retained data):
+    [arXiv 1911.04933](https://arxiv.org/abs/1911.04933), where it is combined with fine-tuning on retained images):
 
-        ℓ(x) = −log p(ỹ | x),    ỹ ≠ y drawn evenly from the other classes
+        ℓ(x) = −log p(ỹ | x),    ỹ ≠ y drawn uniformly from the other classes
 
-    ỹ is drawn once for each image, by (seed, position in the forget set), and stays for the whole run.
+    ỹ is drawn once for each image, by (seed, position in the forget set).
 
-    Data: the forget images; `y` is their label or, without labels, the class that the original model names. BatchNorm's
-    statistics stay as they are.
+    Data: the forget images. `y` is the label of the image or, without labels, the class that the original model
+    predicts.
+
+    Differences from the authors: the BatchNorm running statistics are frozen.
     """
 
     _name = "random label"

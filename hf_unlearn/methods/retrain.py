@@ -1,4 +1,4 @@
-"""Retraining from scratch: what all other methods are measured against."""
+"""Retraining from scratch: the reference that all other methods are compared with."""
 
 import math
 from dataclasses import dataclass, field
@@ -17,16 +17,16 @@ class RetrainConfig(UnlearningConfig):
     r"""
     Configuration of [`RetrainTrainer`].
 
-    Parameters whose default differs from [`UnlearningConfig`]. The recipe is ours, that of
-    `scripts/benchmarks/auto_step/train_networks.py`: AdamW with a rate that rises for a fifth of the updates and falls
-    along a cosine. Give the recipe that the original was trained by: otherwise the difference between recipes is taken
-    for forgetting.
+    Parameters whose default differs from [`UnlearningConfig`]. The recipe is that of
+    `scripts/benchmarks/auto_step/train_networks.py`: AdamW, with a learning rate that rises for a fifth of the updates
+    and then falls along a cosine. Use the recipe that the original model was trained with: otherwise the difference
+    between the recipes looks like forgetting.
 
     optim (`str`, *optional*, defaults to `"adamw_torch"`)
     weight_decay (`float`, *optional*, defaults to 0.05)
-    learning_rate (`float`, *optional*, defaults to 3e-3): the highest rate.
+    learning_rate (`float`, *optional*, defaults to 3e-3): the highest learning rate.
     lr_scheduler_type (`str`, *optional*, defaults to `"cosine"`)
-    warmup_steps (`float`, *optional*, defaults to 0.2, a share of the updates)
+    warmup_steps (`float`, *optional*, defaults to 0.2): below 1, a share of the updates.
     max_grad_norm (`float`, *optional*, defaults to 1)
     num_train_epochs (`float`, *optional*, defaults to 10)
     per_device_train_batch_size (`int`, *optional*, defaults to 128)
@@ -46,24 +46,25 @@ class RetrainConfig(UnlearningConfig):
 
 class RetrainTrainer(FineTuneTrainer):
     r"""
-    Retraining from scratch on the retained images, the only method here that has never seen the forget images:
+    Retraining from scratch on the retained images. It is the only method here whose weights never depended on the
+    forget images:
 
         θ₀ ~ the initialisation of the architecture,    ℓ(x, y) = −log p_y(x)
 
-    Every parameter and buffer of every layer starts anew from the model's configuration, by `seed`; the weights given
-    are looked at, to tell what changed, and then replaced.
+    All parameters and buffers start anew from the model's configuration, by `seed`. The weights of the given model are
+    used only to measure how much the model changed.
 
-    Data: the retained images with their labels, all of them for a fair yardstick.
+    Data: the retained images with their labels. For a fair comparison these should be all retained training images.
 
-    Unlike in all other methods BatchNorm takes its statistics from the batches and dropout is active, so that the
-    weights do depend on the batch size and on the number of processes; where images do not fill the last batch, some
-    of them are there twice for the statistics, not for the loss. Images are not augmented.
+    Unlike in all other methods, BatchNorm updates its running statistics and dropout is active. The weights therefore
+    depend on the batch size and on the number of processes. If the images do not fill the last batch, some of them are
+    repeated: they count in the BatchNorm statistics, but not in the loss. Images are not augmented.
     """
 
     _name = "Retraining"
     _tag_names = ["unlearning", "machine-unlearning", "retrain-unlearning"]
     data_used = "retained training images, from new weights"
-    # Nothing of the original is to be kept.
+    # A retrained model need not be close to the original model.
     change_limit = math.inf
     distance_limit = math.inf
 
@@ -78,7 +79,7 @@ class RetrainTrainer(FineTuneTrainer):
             )
 
     def prepare(self):
-        # A resumed run has its weights from the checkpoint.
+        # A resumed run takes its weights from the checkpoint.
         if self.state.global_step == 0:
             self.model.load_state_dict(random_model(self.model, self.args.seed).state_dict())
 
@@ -87,6 +88,6 @@ class RetrainTrainer(FineTuneTrainer):
 
     @torch.no_grad()
     def finish(self):
-        # Each process has taken statistics from its own last batches; one decides for all.
+        # Each process has its own BatchNorm running statistics. All processes use those of the first process.
         for buffer in self.model.buffers():
             buffer.copy_(broadcast(buffer))

@@ -1,4 +1,4 @@
-"""SalUn: random labels for the forget images, learned by the weights alone that matter for them."""
+"""SalUn: trains the forget images with random labels, and moves only the weights that matter most to these images."""
 
 from dataclasses import dataclass, field
 
@@ -16,14 +16,12 @@ class SalUnConfig(UnlearningConfig):
     r"""
     Configuration of [`SalUnTrainer`].
 
-    > Parameters that control the update
-
     Args:
         saliency_share (`float`, *optional*, defaults to 0.5):
             Share of the weights that move, above 0 and at most 1.
 
-    Parameters whose default differs from [`UnlearningConfig`], from the authors' code (SGD with momentum 0.9 and weight
-    decay 5e-4, 10 epochs, rate 0.01, batches of 256):
+    Parameters whose default differs from [`UnlearningConfig`]. They are those of the authors' code (SGD with momentum
+    0.9 and weight decay 5e-4, 10 epochs, learning rate 0.01, batches of 256):
 
     optim_args (`str`, *optional*, defaults to `"momentum=0.9"`)
     weight_decay (`float`, *optional*, defaults to 5e-4)
@@ -47,20 +45,23 @@ class SalUnConfig(UnlearningConfig):
 
 class SalUnTrainer(AmnesiacTrainer):
     r"""
-    SalUn (Fan et al., "SalUn: Empowering Machine Unlearning via Gradient-based Weight Saliency", [arXiv
-    2310.12508](https://arxiv.org/abs/2310.12508)), from forget and retained images:
+    SalUn (Fan et al., "SalUn: Empowering Machine Unlearning via Gradient-based Weight Saliency",
+    [arXiv 2310.12508](https://arxiv.org/abs/2310.12508)), from forget and retained images:
 
-        m = 1 where |∂/∂θ Σ over the forget images of (−log p_y(x))| at θ₀ is among the largest,
-        ℓ(x, y) = −log p_y'(x) on the forget images,    −log p_y(x) on the retained ones,
-        θ = m ∘ θ' + (1 − m) ∘ θ₀ after each update, θ' being what the optimizer made of θ
+        m = 1 where |∂/∂θ Σ over the forget images of (−log p_y(x))| at θ₀ is among the largest, else 0
+        ℓ(x, y) = −log p_y'(x) on the forget images,    −log p_y(x) on the retained ones
+        θ = m ∘ θ' + (1 − m) ∘ θ₀ after each update, where θ' are the weights after the step of the optimizer
 
-    The largest are taken over all weights together. `y'` is another label than `y`, as in [`AmnesiacTrainer`].
+    The largest values are taken over all weights together. `y'` is drawn uniformly from all classes but `y`, as in
+    [`AmnesiacTrainer`].
 
-    Data: the forget images and the retained images with their labels.
+    Data: the forget images, and the retained images with their labels. `y` is the label of an image; for a forget
+    image without a label, it is the class that the original model predicts.
 
-    Different from the authors' code: the gradient is taken at the original weights, theirs move meanwhile; `y'` is drawn
-    once and never the image's own label, as in the paper, theirs is any label, drawn anew in each epoch; images are not
-    augmented; the rate is constant; the statistics of BatchNorm are frozen and dropout is off.
+    Differences from the authors: the gradient is taken at the original weights, while in their code the weights move
+    meanwhile. `y'` is drawn once and is never `y`, as in the paper; in their code it is any label, drawn anew in each
+    epoch. Images are not augmented, the learning rate is constant, the BatchNorm running statistics are frozen, and
+    dropout is off.
     """
 
     _name = "SalUn"
@@ -85,12 +86,15 @@ class SalUnTrainer(AmnesiacTrainer):
         self.mask = {name: part.view_as(saliency[name]) for name, part in zip(saliency, parts, strict=True)}
 
     def forget_gradient(self) -> dict[str, torch.Tensor]:
-        """Of the cross-entropy summed over the forget images, for each weight that may move; the same on all processes."""
+        """
+        By weight that may move, the gradient of the cross-entropy summed over the forget images; the same on all
+        processes.
+        """
         weights = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
         total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
         self.model.eval()
         for batch in self.dataloader(self.train_dataset):
-            # Not the wrapped model, which would average the gradients of the processes batch by batch.
+            # The unwrapped model: DDP's wrapper would average the gradients over the processes in every batch.
             logits = self.model(pixel_values=batch["pixel_values"]).logits.float()
             loss = F.cross_entropy(logits, self.answers[batch["sample_index"]], reduction="none")
             gradients = torch.autograd.grad(
@@ -105,14 +109,14 @@ class SalUnTrainer(AmnesiacTrainer):
 
     @torch.no_grad()
     def keep_other_weights(self) -> None:
-        """Puts back the weights outside the mask, which momentum of another optimizer or weight decay may have moved."""
+        """Puts the weights outside the mask back to their original values, since the optimizer moves all weights."""
         for name, weight in self.model.named_parameters():
             if name in self.mask:
                 weight.copy_(torch.where(self.mask[name], weight, self.original.weights[name]))
 
 
 class KeepOtherWeights(TrainerCallback):
-    """Undoes each update outside the mask."""
+    """Calls [`~SalUnTrainer.keep_other_weights`] after each step of the optimizer."""
 
     def __init__(self, trainer: SalUnTrainer):
         self.trainer = trainer

@@ -1,4 +1,7 @@
-"""SCRUB: away from the original model on the forget images, and back to it on the retained ones, in turns."""
+"""
+SCRUB: moves the model away from the original model on the forget images and back to it on the retained images, in
+alternating passes.
+"""
 
 from dataclasses import dataclass, field
 
@@ -15,23 +18,21 @@ from ..unlearning.trainer import UnlearningTrainer
 @dataclass
 class SCRUBConfig(UnlearningConfig):
     r"""
-    Configuration of [`SCRUBTrainer`]. All passes make one epoch: leave `num_train_epochs` at 1.
-
-    > Parameters that control the update
+    Configuration of [`SCRUBTrainer`]. One epoch contains all passes, so leave `num_train_epochs` at 1.
 
     Args:
         num_max_passes (`int`, *optional*, defaults to 2):
-            Passes over the forget images, away from the original.
+            Number of passes over the forget images, which move the model away from the original model.
         num_min_passes (`int`, *optional*, defaults to 3):
-            Passes over the retained images.
+            Number of passes over the retained images.
         alpha (`float`, *optional*, defaults to 0.001):
-            Weight of the divergence from the original on the retained images.
+            α, the weight of the divergence from the original model on the retained images.
         gamma (`float`, *optional*, defaults to 0.99):
-            Weight of the cross-entropy on the retained images.
+            γ, the weight of the cross-entropy on the retained images.
 
-    Parameters whose default differs from [`UnlearningConfig`]. These and the above are as the authors of JiT ran it
-    (SGD with momentum 0.9, weight decay 5e-4, rate 5e-4, gradients clipped at 1, in their
-    `forget_full_class_strategies.py`):
+    Parameters whose default differs from [`UnlearningConfig`]. These defaults and those above are those of JiT's
+    authors for this method (SGD with momentum 0.9, weight decay 5e-4, learning rate 5e-4, gradients clipped at 1, in
+    their `forget_full_class_strategies.py`):
 
     optim_args (`str`, *optional*, defaults to `"momentum=0.9"`)
     weight_decay (`float`, *optional*, defaults to 5e-4)
@@ -59,21 +60,23 @@ class SCRUBConfig(UnlearningConfig):
 
 class SCRUBTrainer(UnlearningTrainer):
     r"""
-    SCRUB (Kurmanji et al., "Towards Unbounded Machine Unlearning", [arXiv
-    2302.09880](https://arxiv.org/abs/2302.09880)), from forget and retained images:
+    SCRUB (Kurmanji et al., "Towards Unbounded Machine Unlearning",
+    [arXiv 2302.09880](https://arxiv.org/abs/2302.09880)), from forget and retained images:
 
         ℓ(x) = −d(x) on the forget images,    ℓ(x, y) = α d(x) − γ log p_y(x) on the retained ones,
         d(x) = T² KL(softmax(f₀(x)/T) ‖ softmax(f(x)/T)),    T = 4
 
-    f₀ are the original model's logits. Passes over the retained images (min) and the forget images (max) take turns
-    until one kind is used up, and the rest of the other follow: min, max, min, max, min by default.
+    f are the logits of the model and f₀ those of the original model. Passes over the retained images (min) and over
+    the forget images (max) alternate until one kind is used up; the remaining passes of the other kind follow. By
+    default the order is min, max, min, max, min.
 
-    Data: the forget images and the retained images with their labels.
+    Data: the forget images, and the retained images with their labels.
 
-    Different from the authors: a min pass comes first, theirs is a max pass. At the original model d has its minimum, 0,
-    and no gradient: theirs differs from it at once, by dropout and the batches' statistics, while here the statistics
-    of BatchNorm are frozen and dropout is off. Forget and retained images come in batches of the same size, and the
-    rate is constant.
+    Differences from the authors: they start with a max pass, here a min pass comes first. At the original weights d
+    has its minimum 0 and no gradient, so a max pass could not move the model. In their code dropout and the batch
+    statistics of BatchNorm make the model differ from the original at once; here the BatchNorm running statistics are
+    frozen and dropout is off. Forget and retained images come in batches of the same size, and the learning rate is
+    constant.
     """
 
     _name = "SCRUB"

@@ -1,4 +1,4 @@
-"""SSD: weights that matter more to the forget set than to the training set are dampened, once."""
+"""SSD: dampens, once, the weights that matter more to the forget set than to the whole training set."""
 
 from dataclasses import dataclass, field
 
@@ -20,13 +20,14 @@ class SSDConfig(UnlearningConfig):
 
     Args:
         selection_weighting (`float`, *optional*):
-            α, how much more a weight must matter to the forget set to be dampened. The authors take 10 (ResNet-18 and
-            ViT on CIFAR; 5 or 25 in some cases of the ViT, 50 on faces). Default: 10, or half of what is possible if
-            that is less: no weight matters more than n / n_f times as much to n_f forget images as to all n.
+            α. A weight is dampened if it matters more than α times as much to the forget set as to the training set.
+            If not given, it is 10, but at most half of n / n_f, where n_f is the number of forget images and n the
+            number of all training images: no weight can matter more than n / n_f times as much. The authors take 10
+            for ResNet-18 and ViT on CIFAR (5 or 25 in some cases of the ViT) and 50 on faces.
         dampening_constant (`float`, *optional*, defaults to 1):
-            λ, the authors' value but on faces (0.1); lower dampens more.
+            λ, the authors' value (0.1 on faces). A lower value dampens more.
 
-    There are no updates: `learning_rate`, the optimizer and `num_train_epochs` have no effect.
+    There are no updates by gradient: `learning_rate`, the optimizer and `num_train_epochs` have no effect.
     """
 
     selection_weighting: float | None = field(
@@ -39,7 +40,7 @@ class SSDConfig(UnlearningConfig):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise InputError(name, f"must be greater than 0, got {value}.")
-        # What there is to do is done once, after a training that has no step.
+        # The method has no updates by gradient. Training runs no epoch, and `finish` does the work afterwards.
         self.num_train_epochs, self.max_steps = 0.0, -1
         super().__post_init__()
 
@@ -54,14 +55,15 @@ class SSDTrainer(UnlearningTrainer):
 
         θ ← θ · min(λ I_D / I_f, 1)   where I_f > α I_D
 
-    I_f and I_D are the diagonals of the Fisher information, mean_x (∂ log p(y | x) / ∂θ)², over the forget set and over
-    the whole training set, forget set included.
+    I_f and I_D are the diagonals of the Fisher information, mean_x (∂ log p(y | x) / ∂θ)². I_f is taken over the
+    forget set, I_D over the whole training set including the forget set.
 
-    Data: the forget images and retained training images, with labels. The retained images should be all that the model
-    was trained on: of a part of them, the forget set is a larger share, and I_f / I_D can be n / n_f at most.
+    Data: the forget images and the retained training images, with labels. The retained images should be all images
+    that the model was trained on: I_f / I_D is at most n / n_f, which is small if the forget set is a large share of
+    the images.
 
-    The authors' code squares the mean gradient of each batch; here each image's gradient is squared, as in the
-    definition, so that batches do not matter.
+    Differences from the authors: their code squares the mean gradient of each batch. Here the gradient of each image
+    is squared, as in the definition, so the result does not depend on the batches.
 
     Raises:
         [`InputError`]: if no weight can be selected with this α, or if the weights are sharded.
@@ -90,18 +92,22 @@ class SSDTrainer(UnlearningTrainer):
             )
 
     def most_selective(self) -> float:
-        """The largest that I_f / I_D can be."""
+        """The upper limit of I_f / I_D."""
         return len(self.training_set) / len(self.train_dataset)
 
     def objective(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        """What the gradient is taken of, for one image: the negative log-likelihood of its label."""
+        """The function of one image whose gradient is taken: the negative log-likelihood of its label."""
         return F.cross_entropy(logits, label)
 
     def measure(self, gradients: torch.Tensor) -> torch.Tensor:
+        """Applied to each gradient, element by element. The importance is the mean over the images."""
         return gradients.square()
 
     def importances(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """Mean importances to the forget images and to the others, by name of the weights; the same on all processes."""
+        """
+        Mean importances to the forget images and to the other images, by name of the weight; the same on all
+        processes.
+        """
         self.model.eval()
         zeros = {
             name: torch.zeros_like(weight) for name, weight in self.model.named_parameters() if weight.requires_grad
@@ -125,25 +131,26 @@ class SSDTrainer(UnlearningTrainer):
         return forget, others
 
     def importances_to_all(self, forget: dict, others: dict) -> dict[str, torch.Tensor]:
-        """I_D, from the mean importances to the two parts of the training set."""
+        """I_D, from the mean importances to the forget images and to the other images."""
         share = len(self.train_dataset) / len(self.training_set)
         return {name: share * forget[name] + (1 - share) * others[name] for name in forget}
 
     @torch.no_grad()
     def finish(self):
-        """Measures the importances and dampens the weights that they select."""
+        """Measures the importances and dampens the selected weights."""
         forget, others = self.importances()
         whole = self.importances_to_all(forget, others)
         largest, selected = max(value.max() for value in forget.values()), 0
         for name, parameter in self.model.named_parameters():
-            # Attention does not respond to the bias of its keys: such importances are rounding errors.
+            # A weight without effect on the logits, such as the bias of the keys in attention, has importances that
+            # are rounding errors only. Such weights are skipped.
             if name in forget and forget[name].max() > self.measure(torch.tensor(1e-6)) * largest:
                 factor = dampening(
                     forget[name], whole[name], self.args.selection_weighting, self.args.dampening_constant
                 )
                 parameter.mul_(factor)
                 selected += (factor < 1).sum().item()
-        # The one update of this method, and the card's count of them.
+        # The report and the card count the dampening as one update.
         self.state.global_step = 1
         total = sum(value.numel() for value in forget.values())
         self.log({"share_dampened": selected / total, "distance_moved": self.distance_moved()})

@@ -1,4 +1,7 @@
-"""UNSIR: noise that the model finds hardest to take for the class impairs it, retained images repair the rest."""
+"""
+UNSIR: trains on noise images that maximise the error on the classes to forget, then repairs the model with retained
+images.
+"""
 
 from dataclasses import dataclass, field
 
@@ -15,19 +18,19 @@ from ..unlearning.trainer import UnlearningTrainer
 @dataclass
 class UNSIRConfig(UnlearningConfig):
     r"""
-    Configuration of [`UNSIRTrainer`]. The defaults are those of JiT's authors for UNSIR, on VGG11 and ViT.
+    Configuration of [`UNSIRTrainer`]. The defaults are those that JiT's authors used for UNSIR on VGG11 and ViT.
 
     Args:
         num_noise_images (`int`, *optional*, defaults to 32):
-            Noise images, shared by the classes to forget.
+            Number of noise images. The classes to forget share them.
         noise_repeats (`int`, *optional*, defaults to 80):
-            How often each is seen while impairing.
+            How often each noise image is seen while impairing. UNSIR's authors show 256 images per class 20 times.
         noise_steps (`int`, *optional*, defaults to 25):
-            Steps that each is made in; UNSIR's authors take 40 for 256 images a class, seen 20 times.
+            Optimisation steps for the noise images. UNSIR's authors take 40.
 
     Parameters whose default differs from [`UnlearningConfig`]:
 
-    optim (`str`, *optional*, defaults to `"adamw_torch"`, with no weight decay: Adam)
+    optim (`str`, *optional*, defaults to `"adamw_torch"`): without weight decay this is Adam.
     learning_rate (`float`, *optional*, defaults to 1e-4): UNSIR's authors impair with 0.02 and repair with 0.01.
     """
 
@@ -46,21 +49,23 @@ class UNSIRConfig(UnlearningConfig):
 
 class UNSIRTrainer(UnlearningTrainer):
     r"""
-    UNSIR ("Fast yet effective machine unlearning", [arXiv 2111.08947](https://arxiv.org/abs/2111.08947)): noise images
-    z that maximise the error on the class to forget,
+    UNSIR ("Fast yet effective machine unlearning", [arXiv 2111.08947](https://arxiv.org/abs/2111.08947)). Noise images
+    z maximise the error on the class y_f to forget:
 
-        z = argmin_z −CE(f_θ₀(z), y_f) + 0.1 ‖z‖²,
+        z = argmin_z −CE(f_θ₀(z), y_f) + 0.1 ‖z‖²
 
-    are learned as that class, together with the retained images (*impair*); then the retained images alone (*repair*):
+    In the first phase (*impair*) the model is trained on the noise images and the retained images, in the second
+    (*repair*) on the retained images alone:
 
         ℓ(x) = CE(f(x), y)
 
-    One epoch goes through both, one after the other, with one learning rate and one Adam. The authors repair with half
-    the rate and a new Adam, and let BatchNorm's statistics move.
+    Data: retained training images with labels (the authors take 500 to 1,000 per class). Of the forget images, only
+    the classes and the shape are used, so it forgets whole classes. For a sub-class, it impairs the whole class that
+    the sub-class belongs to, and the retained images of that class repair it. It cannot forget single images.
 
-    Data: retained training images with labels (the authors take 500 to 1,000 a class); of the images to forget only
-    their class and shape. It forgets whole classes. For a sub-class it impairs the class that it belongs to, and the
-    retained images of that class repair it; single images it cannot forget.
+    Differences from the authors: an epoch consists of both phases, with the same learning rate and the same Adam
+    optimizer. The authors repair with half the learning rate and a new optimizer. Their BatchNorm running statistics
+    move; here they are frozen.
 
     Raises:
         [`InputError`]: for single images.
@@ -88,7 +93,7 @@ class UNSIRTrainer(UnlearningTrainer):
         return [shuffle(noise + retain), shuffle(retain)]
 
     def prepare(self):
-        """Makes the noise, the classes to forget taking turns."""
+        """Makes the noise images. Their labels alternate between the classes to forget."""
         labels = take_turns(self.answers.unique(), len(self.noise))
         noise = optimize_noise(
             lambda pixel_values: self.model(pixel_values=pixel_values).logits,
