@@ -1,5 +1,8 @@
 """The command as a user calls it: what it writes, and one clear line for everything it cannot use."""
 
+import json
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,11 +11,12 @@ import yaml
 from conftest import CLASSES, make_images, make_model
 from datasets import DatasetDict
 from PIL import Image as PILImage
+from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor, ViTModel, pipeline
 
 from hf_unlearn import ForgetRequest, UnlearningReport
 from hf_unlearn.commands import loading
-from hf_unlearn.commands.arguments import DataArguments
+from hf_unlearn.commands.arguments import DataArguments, ModelArguments
 from hf_unlearn.commands.main import main
 from hf_unlearn.commands.parsing import parse_run_arguments
 from hf_unlearn.methods import load_method
@@ -408,6 +412,49 @@ def test_retrained_model_that_is_none_is_refused_before_anything_runs(refused, t
     refused(
         "empty' cannot be loaded", "--forget_class", "cat", "--retrained_model_name_or_path", str(tmp_path / "empty")
     )
+
+
+def test_retrained_model_without_all_its_weights_is_refused(refused, saved_model, tmp_path):
+    AutoModelForImageClassification.from_pretrained(saved_model).save_pretrained(tmp_path / "headless")
+    weights = load_file(tmp_path / "headless" / "model.safetensors")
+    weights = {name: weight for name, weight in weights.items() if not name.startswith("classifier")}
+    save_file(weights, tmp_path / "headless" / "model.safetensors", metadata={"format": "pt"})
+    flags = ["--forget_class", "cat", "--retrained_model_name_or_path", str(tmp_path / "headless")]
+    refused("headless' is no trained image classifier (2 weights missing)", *flags)
+
+
+def test_retrained_model_that_needs_a_missing_library_is_refused(refused, saved_model, tmp_path):
+    shutil.copytree(saved_model, tmp_path / "timm")
+    config = json.loads((tmp_path / "timm" / "config.json").read_text())
+    config |= {"model_type": "timm_wrapper", "architecture": "resnet18", "num_classes": 3, "pretrained_cfg": {}}
+    (tmp_path / "timm" / "config.json").write_text(json.dumps(config))
+    flags = ["--forget_class", "cat", "--retrained_model_name_or_path", str(tmp_path / "timm")]
+    refused("needs a library that is not installed. Install it: pip install timm", *flags)
+
+
+def test_remote_code_is_trusted_for_retrained_models_too(refused, saved_model, tmp_path, monkeypatch):
+    """A retrained model whose code lies with it loads with the flag, and is refused without it and without a prompt."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.setattr("builtins.input", lambda prompt="": pytest.fail(prompt))
+    shutil.copytree(saved_model, tmp_path / "own_code")
+    (tmp_path / "own_code" / "own.py").write_text(
+        "from transformers import ResNetConfig, ResNetForImageClassification\n\n\n"
+        "class OwnConfig(ResNetConfig):\n    model_type = 'own'\n\n\n"
+        "class OwnModel(ResNetForImageClassification):\n    config_class = OwnConfig\n"
+    )
+    config = json.loads((tmp_path / "own_code" / "config.json").read_text())
+    auto_map = {"AutoConfig": "own.OwnConfig", "AutoModelForImageClassification": "own.OwnModel"}
+    config |= {"model_type": "own", "auto_map": auto_map}
+    (tmp_path / "own_code" / "config.json").write_text(json.dumps(config))
+    flags = ["--forget_class", "cat", "--retrained_model_name_or_path", str(tmp_path / "own_code")]
+    refused("own_code' cannot be loaded", *flags)
+    args = ModelArguments(
+        saved_model, retrained_model_name_or_path=[str(tmp_path / "own_code")], trust_remote_code=True
+    )
+    id2label = AutoModelForImageClassification.from_pretrained(saved_model).config.id2label
+    (retrained,) = loading.load_retrained(args, id2label, "cpu")
+    assert type(retrained).__name__ == "OwnModel"
 
 
 def test_model_stored_in_half_precision_runs_in_float32(command, saved_model, tmp_path):

@@ -160,17 +160,29 @@ def load_retrained(model_args: ModelArguments, id2label: dict[int, str], device)
         `list[PreTrainedModel]`
 
     Raises:
-        [`InputError`]: if a model cannot be loaded, or has other labels than `id2label`.
+        [`InputError`]: if a model cannot be loaded, lacks some of its weights, or has other labels than `id2label`.
     """
     models = []
     for name in model_args.retrained_model_name_or_path or []:
         try:
-            retrained = AutoModelForImageClassification.from_pretrained(
-                name, dtype="auto", cache_dir=model_args.cache_dir, token=model_args.token
+            retrained, loading = AutoModelForImageClassification.from_pretrained(
+                name,
+                output_loading_info=True,
+                dtype="auto",
+                cache_dir=model_args.cache_dir,
+                token=model_args.token,
+                trust_remote_code=model_args.trust_remote_code,
             )
+        except ImportError as error:
+            raise InputError("retrained_model_name_or_path", missing_library(name, error)) from error
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise InputError("retrained_model_name_or_path", f"{name!r} cannot be loaded: {reason}") from error
+        if loading["missing_keys"]:
+            raise InputError(
+                "retrained_model_name_or_path",
+                f"{name!r} is no trained image classifier ({len(loading['missing_keys'])} weights missing).",
+            )
         if retrained.config.id2label != id2label:
             raise InputError("retrained_model_name_or_path", f"{name!r} has other labels than the model to unlearn.")
         models.append(retrained.to(device))
