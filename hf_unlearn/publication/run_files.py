@@ -1,4 +1,6 @@
-"""Writes what a run leaves beside its model: report, pictures, card, record and, for whoever ran it, the request."""
+"""
+Writes the files of a run beside its model: report, figures, model card, record and, never published, the request.
+"""
 
 from pathlib import Path
 
@@ -18,13 +20,21 @@ def write_run_files(
     provenance: Provenance | None,
 ) -> None:
     """
-    Called on all processes, after the model was saved; the first one writes.
+    Writes the files of a run into its output folder. Must be called on all processes, after the model was saved; only
+    the main process writes.
 
     Args:
         trainer ([`UnlearningTrainer`]):
-            Has been trained.
-
-        For the others see [`~unlearning.publishing.PublishingTrainer.save_report`].
+            A trainer whose `train` has ended.
+        report ([`UnlearningReport`] or `None`):
+            The measurements; if `None`, the accuracy on the forget set is measured and reported alone.
+        request ([`ForgetRequest`] or `None`):
+            What was forgotten; `None` if the forget set came without a request.
+        dataset_name (`str` or `None`):
+            Hub id or path of the dataset; if `None`, it is taken from the request or the dataset.
+        provenance ([`~publication.record.Provenance`] or `None`):
+            Where the forgotten images and the model come from; if `None`, it is taken from the trainer and its forget
+            set.
     """
     if report is None:
         accuracies = {"original": trainer.start, "unlearned": trainer.forget_accuracy()}
@@ -39,5 +49,5 @@ def write_run_files(
     write_record(folder, report, request, provenance)
     trainer.create_model_card()
     if request is not None:
-        # Stays here: the hub never sees who or what was forgotten.
+        # The request is never pushed: it can name the forgotten images and who asked.
         request.to_file(folder / REQUEST)
