@@ -1,9 +1,10 @@
 """Make a Hugging Face image classifier forget chosen training images, and measure what it did."""
 
 import importlib
-from typing import TYPE_CHECKING
 
 
+# True for type checkers and editors, which know this name. The module `typing` takes a tenth of the time of `--help`.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .data.splits import split_dataset
     from .evaluation.evaluate import evaluate_unlearning

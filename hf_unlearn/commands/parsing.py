@@ -1,7 +1,6 @@
 """Parses command lines and configuration files into the dataclasses of [`~commands.arguments`]."""
 
 import argparse
-import difflib
 
 from ..errors import InputError, listing
 
@@ -103,6 +102,8 @@ def make_checkpoint_parser(
 
 def close_flags(name: str, parser: argparse.ArgumentParser) -> list[str]:
     """Names of flags that are similar to an unknown flag; the names of all flags if none is similar."""
+    import difflib
+
     flags = [action.dest for action in parser._actions]
     return difflib.get_close_matches(name.lstrip("-"), flags) or flags
 
