@@ -1,23 +1,34 @@
 """Tiny models built from configurations and tiny data sets: no network, seconds per test."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 from transformers import (
+    BitConfig,
+    BitForImageClassification,
     ConvNextConfig,
     ConvNextForImageClassification,
+    EfficientNetConfig,
+    EfficientNetForImageClassification,
     MobileNetV2Config,
     MobileNetV2ForImageClassification,
+    RegNetConfig,
+    RegNetForImageClassification,
     ResNetConfig,
     ResNetForImageClassification,
+    SwinConfig,
+    SwinForImageClassification,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessor,
 )
 
 
+ROOT = Path(__file__).parents[1]
 CLASSES = ["cat", "dog", "owl"]
 LABELS = {"id2label": dict(enumerate(CLASSES)), "label2id": {name: number for number, name in enumerate(CLASSES)}}
 
@@ -55,6 +66,24 @@ def make_model(architecture: str, **overrides):
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 1.5)
     return model.eval()
+
+
+def other_models():
+    """Architectures that few tests use."""
+    return {
+        "swin": SwinForImageClassification(
+            SwinConfig(image_size=16, patch_size=2, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=2)
+        ),
+        "regnet": RegNetForImageClassification(
+            RegNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], groups_width=8)
+        ),
+        "bit": BitForImageClassification(
+            BitConfig(embedding_size=8, hidden_sizes=[32, 64], depths=[1, 1], num_groups=4)
+        ),
+        "efficientnet": EfficientNetForImageClassification(
+            EfficientNetConfig(image_size=32, width_coefficient=0.25, depth_coefficient=0.1, hidden_dim=320)
+        ),
+    }
 
 
 @pytest.fixture(params=["resnet", "vit", "convnext", "mobilenet_v2"])

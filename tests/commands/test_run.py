@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import CLASSES, make_images, make_model
+from conftest import CLASSES, ROOT, make_images, make_model
 from datasets import DatasetDict
 from PIL import Image as PILImage
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor, ViTModel, pipeline
@@ -17,9 +17,6 @@ from hf_unlearn.commands.main import main
 from hf_unlearn.commands.parsing import parse_run_arguments
 from hf_unlearn.methods import load_method
 from hf_unlearn.unlearning.method_names import METHODS
-
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture

@@ -2,12 +2,11 @@ import copy
 import gc
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import make_model
+from conftest import ROOT, make_model
 from datasets import Dataset, DatasetDict
 from peft import LoraConfig, get_peft_model
 
@@ -297,7 +296,7 @@ def test_smallest_splits_and_most_classes_give_finite_numbers(size, num_classes,
 
 
 def test_docs_name_every_metric_of_the_report():
-    text = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text()
+    text = (ROOT / "docs" / "evaluation.md").read_text()
     assert [name for name in METRICS if f"`{name}`" not in text] == []
 
 

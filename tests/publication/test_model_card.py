@@ -1,8 +1,8 @@
 import copy
-from pathlib import Path
 
 import pytest
 import yaml
+from conftest import ROOT
 from huggingface_hub import ModelCard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -21,7 +21,7 @@ from hf_unlearn.publication.plots import save_figures
 from hf_unlearn.publication.record_check import verify
 
 
-GOLDEN = Path(__file__).parents[1] / "model_cards" / "digits-unlearned"
+GOLDEN = ROOT / "model_cards" / "digits-unlearned"
 
 
 @pytest.fixture

@@ -7,11 +7,10 @@ import shutil
 import stat
 import sys
 import types
-from pathlib import Path
 
 import jsonschema
 import pytest
-from conftest import make_images
+from conftest import ROOT, make_images
 from datasets import Dataset
 
 from hf_unlearn import UnlearningReport
@@ -19,9 +18,6 @@ from hf_unlearn.commands.main import main
 from hf_unlearn.publication.energy import EnergyMeter
 from hf_unlearn.publication.files import PUBLISHED
 from hf_unlearn.publication.record import hub_source, read_record
-
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")

@@ -2,16 +2,13 @@ import dataclasses
 import hashlib
 import hmac
 import json
-from pathlib import Path
 
 import jsonschema
 import pytest
+from conftest import ROOT
 
 from hf_unlearn import ForgetRequest
 from hf_unlearn.errors import InputError
-
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("suffix", ["yaml", "json"])

@@ -1,26 +1,11 @@
 """Single images: the change of the head that makes the least sure of them lose their class and holds the rest."""
 
-import copy
-import math
-
 import pytest
 import torch
-from test_step_size import train
 from torch import nn
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from hf_unlearn import ForgetRequest, split_dataset
-from hf_unlearn.data.image_dataset import ImageDataset
-from hf_unlearn.errors import InputError
-from hf_unlearn.unlearning import guard
 from hf_unlearn.unlearning.head_edit import FLOOR, MARGIN, RIDGE, SHARPNESS, Features, edit_head, find_head, minimise
-from hf_unlearn.unlearning.single_images import features_of_changed_copies
-from hf_unlearn.unlearning.step_size import shift, turn
-
-
-@pytest.fixture
-def forget_set(dataset):
-    return split_dataset(dataset["train"], ForgetRequest(classes=["cat"]), "label")["forget"].select_columns(["image"])
 
 
 @pytest.fixture
@@ -124,81 +109,3 @@ def test_all_images_can_lose_their_class(features):
     weight, given = features
     edited, accuracy = edit_head(weight, given, 0.0)
     assert accuracy <= 0.2  # a linear layer need not be able to turn every answer
-
-
-def test_only_the_head_moves_and_the_target_is_reached(any_model, forget_set, image_processor, tmp_path):
-    before = copy.deepcopy(any_model.state_dict())
-    trainer = train(any_model, forget_set, image_processor, tmp_path, forget_kind="images")
-    assert trainer.step.kind == "head" and trainer.step.reached and trainer.step.accuracy == 0.5
-    moved = {name for name, value in any_model.state_dict().items() if not torch.equal(before[name], value)}
-    assert moved and all(name.startswith("classifier.") for name in moved)
-    assert all(parameter.requires_grad for parameter in any_model.parameters())
-    assert "the images of which the model was least sure" in trainer.step.describe()
-
-
-def test_changed_copies_are_turned_moved_and_mirrored_images(resnet, forget_set, image_processor, tmp_path):
-    trainer = train(resnet, forget_set, image_processor, tmp_path, forget_kind="images")
-    images = ImageDataset(forget_set, image_processor)
-    x = torch.stack([images[row]["pixel_values"] for row in (0, 4)])
-    up = torch.cat([x[:, :, 1:], x[:, :, -1:]], dim=2)
-    copies = torch.cat([turn(x, 5), turn(x, -5), shift(x), up, x.flip(3)])
-    with torch.no_grad():
-        expected = resnet.resnet(pixel_values=copies).pooler_output.flatten(1).double()
-        found = features_of_changed_copies(trainer, trainer.heads, torch.tensor([0, 4]))
-    torch.testing.assert_close(found[:, :-1], expected, rtol=1e-5, atol=1e-6)
-    assert (found[:, -1] == 1).all()  # the bias
-
-
-def test_images_that_look_unseen_already_change_nothing(resnet, forget_set, image_processor, tmp_path):
-    before = copy.deepcopy(resnet.state_dict())
-    trainer = train(resnet, forget_set, image_processor, tmp_path, forget_kind="images", forget_target=1.0)
-    assert trainer.step.length == 0 and "no weight has moved" in trainer.step.describe()
-    assert all(torch.equal(value, before[name]) for name, value in resnet.state_dict().items())
-
-
-def test_head_does_not_depend_on_the_batch_size(resnet, forget_set, image_processor, tmp_path):
-    weights = []
-    for batch_size in (3, 10):
-        model = copy.deepcopy(resnet)
-        train(
-            model, forget_set, image_processor, tmp_path, forget_kind="images", per_device_train_batch_size=batch_size
-        )
-        weights.append(model.state_dict())
-    for name, value in weights[0].items():
-        # Features differ by rounding, 1e-7; the minimum of a convex function moves as little.
-        torch.testing.assert_close(weights[1][name], value, rtol=1e-4, atol=1e-5, msg=name)
-
-
-def test_passes_of_the_head_are_counted(resnet, forget_set, image_processor, tmp_path, monkeypatch):
-    """
-    To find the answers 1, the loss 2 (no backward pass goes further than the head), its features 1, those of five
-    changed copies 5, and the accuracy after it 1; in tens, as no other call comes once the guard has other probes.
-    """
-    monkeypatch.setattr(guard, "impressions", lambda forward, pool, *_: (pool[:3], 0))
-    sizes = []
-    resnet.classifier[1].register_forward_hook(lambda module, args, output: sizes.append(len(output)))
-    trainer = train(
-        resnet, forget_set, image_processor, tmp_path, forget_kind="images", per_device_train_batch_size=10
-    )
-    assert trainer.passes == sizes.count(10) == 1 + 2 + 1 + 5 + 1
-
-
-@pytest.fixture
-def without_head(resnet):
-    resnet.classifier[1] = nn.Sequential(resnet.classifier[1], nn.Softmax(dim=-1))
-    return resnet
-
-
-def test_model_without_a_head_takes_the_step(without_head, forget_set, image_processor, tmp_path):
-    trainer = train(without_head, forget_set, image_processor, tmp_path, forget_kind="images")
-    assert trainer.step.kind == "step" and trainer.args.moving_weights == "last_stage"
-
-
-def test_head_asked_for_of_a_model_without_one_is_refused(without_head, forget_set, image_processor, tmp_path):
-    with pytest.raises(InputError, match="needs a model that ends in a linear layer. Valid: all, last_stage"):
-        train(without_head, forget_set, image_processor, tmp_path, forget_kind="images", moving_weights="head")
-
-
-def test_class_request_may_move_the_head_alone(resnet, forget_set, image_processor, tmp_path):
-    trainer = train(resnet, forget_set, image_processor, tmp_path, moving_weights="head")
-    assert trainer.step.kind == "step" and math.isfinite(trainer.distance_limit)

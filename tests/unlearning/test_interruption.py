@@ -68,7 +68,7 @@ def assert_same_weights(weights, expected) -> None:
         assert torch.equal(value, weights[name]), name
 
 
-# More kills take minutes: KILLS=20 python -m pytest tests/test_interruption.py -k killed
+# More kills take minutes: KILLS=20 python -m pytest tests/unlearning/test_interruption.py -k killed
 @pytest.mark.parametrize("attempt", range(int(os.environ.get("KILLS", "3"))))
 def test_killed_run_resumes_to_the_same_bits(attempt, vit_folder, saved_dataset, uninterrupted, tmp_path):
     out = tmp_path / "out"

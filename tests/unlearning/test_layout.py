@@ -8,8 +8,7 @@ import sys
 
 import pytest
 import torch
-from conftest import LABELS, make_model
-from test_step_size import other_models
+from conftest import LABELS, make_model, other_models
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -11,13 +11,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from conftest import ROOT
 
 from hf_unlearn.unlearning.method_names import METHODS
 from scripts.benchmarks.methods import make_tables
 from scripts.benchmarks.methods import run as benchmark
 
 
-ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "scripts" / "benchmarks" / "methods" / "configs").glob("*.yaml"))
 
 

@@ -3,12 +3,9 @@
 import csv
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-
-ROOT = Path(__file__).parents[1]
+from conftest import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,11 @@ import copy
 import json
 import math
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 
@@ -17,7 +17,6 @@ from scripts.paper.low_dimensional.run import tables
 from scripts.paper.low_dimensional.sigmoid import jit_on_sigmoid, mean_pull
 
 
-ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "low_dimensional.md"
 
 
