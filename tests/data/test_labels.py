@@ -5,6 +5,7 @@ from conftest import CLASSES, make_images, make_split
 from datasets import ClassLabel, Dataset, Features, Value
 
 from hf_unlearn import ForgetRequest, split_dataset
+from hf_unlearn.data.image_dataset import find_image_column
 from hf_unlearn.data.labels import by_position, find_label_column, match_labels
 from hf_unlearn.errors import InputError
 
@@ -108,3 +109,41 @@ def test_what_is_no_class_per_image_is_refused():
 def test_images_alone_have_no_labels():
     dataset = Dataset.from_dict({"image": make_images([0, 1], seed=0), "file": ["a.png", "b.png"]})
     assert find_label_column(dataset, id2label=ANIMALS) is None
+
+
+def test_columns_are_found_from_the_features(dataset):
+    train = dataset["train"]
+    assert find_image_column(train) == "image" and find_label_column(train) == "label"
+    renamed = train.rename_columns({"image": "img", "label": "fine_label"}).remove_columns("breed")
+    assert find_image_column(renamed) == "img" and find_label_column(renamed) == "fine_label"
+    assert find_label_column(renamed.remove_columns("fine_label")) is None
+
+
+def test_missing_or_ambiguous_column_is_an_error(dataset):
+    train = dataset["train"]
+    with pytest.raises(InputError, match="image_column_name: 'picture' is no image column. Valid: image"):
+        find_image_column(train, "picture")
+    with pytest.raises(InputError, match="image_column_name: found 0 image columns"):
+        find_image_column(train.remove_columns("image"))
+    with pytest.raises(InputError, match="label_column_name: there is no column 'y'"):
+        find_label_column(train, "y")
+    with pytest.raises(InputError, match="several columns could be the labels: kind, breed"):
+        find_label_column(train.rename_column("label", "kind"))
+
+
+def test_labels_are_matched_by_name_not_by_position(dataset):
+    other_order = {0: "owl", 1: "Cat", 2: "dog"}
+    assert match_labels(dataset["train"], "label", other_order) == {0: 1, 1: 2, 2: 0}
+
+
+def test_labels_may_be_strings_or_the_models_own_ids():
+    names = Dataset.from_dict({"label": ["dog", "cat"]})
+    assert match_labels(names, "label", ANIMALS) == {"dog": 1, "cat": 0}
+    assert match_labels(Dataset.from_dict({"label": [2, 0]}), "label", ANIMALS) == {0: 0, 2: 2}
+
+
+def test_class_that_the_model_does_not_know_is_an_error(dataset):
+    with pytest.raises(InputError, match="the model has no label owl of column 'label'. Its labels: cat, dog"):
+        match_labels(dataset["train"], "label", {0: "cat", 1: "dog"})
+    with pytest.raises(InputError, match="label 7 of column 'label' is no label id of the model"):
+        match_labels(Dataset.from_dict({"label": [0, 7]}), "label", ANIMALS)

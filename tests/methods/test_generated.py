@@ -7,7 +7,6 @@ from conftest import make_model
 from method_cases import FORGET_SET, RETAIN_SET, assert_same_weights, make_trainer, sgd_step, tensors
 
 from hf_unlearn.errors import CollapsedModelError, InputError
-from hf_unlearn.unlearning.noise_images import optimize_noise
 
 
 # Two of three classes stay.
@@ -40,21 +39,6 @@ def noise_by_hand(model, labels, maximize: bool, num_steps: int) -> torch.Tensor
 
 def learn_by_hand(model, images, labels) -> None:
     sgd_step(model, F.cross_entropy(model(pixel_values=images).logits, torch.as_tensor(labels)), 0.1)
-
-
-@pytest.mark.parametrize("maximize", [True, False])
-def test_first_step_of_the_noise_goes_down_its_loss(maximize):
-    """The first step of Adam is the sign of the gradient, which a linear model gives in closed form."""
-    torch.manual_seed(0)
-    matrix, labels = torch.randn(3, 12), torch.tensor([0, 2])
-    noise = optimize_noise(
-        lambda z: z.flatten(1) @ matrix.T, labels, (3, 2, 2), maximize=maximize, num_steps=1, seed=7
-    )
-
-    first = torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(7)).flatten(1)
-    of_error = ((first @ matrix.T).softmax(dim=-1) - torch.eye(3)[labels]) @ matrix
-    gradient = -of_error + 0.2 * first if maximize else of_error
-    assert torch.allclose(noise.flatten(1), first - 0.1 * gradient.sign(), atol=1e-5)
 
 
 def test_unsir_learns_the_noise_as_the_class_and_then_repairs(tmp_path):

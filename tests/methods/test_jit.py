@@ -1,4 +1,4 @@
-"""The two published definitions of JiT, each against a plain loop written from the definition, in float64."""
+"""The settings of JiT, and its two published definitions, each against a plain loop written from the definition, in float64."""
 
 import copy
 
@@ -6,8 +6,10 @@ import pytest
 import torch
 from conftest import make_model
 from torch import nn
+from transformers import TrainingArguments
 
 from hf_unlearn import JiTConfig, JiTTrainer
+from hf_unlearn.errors import InputError
 from hf_unlearn.methods.jit_config import PRESETS
 from hf_unlearn.unlearning.losses import KeyedNoise
 
@@ -155,3 +157,32 @@ def test_flags_given_beside_a_preset_override_it(tmp_path):
     assert config.noise_clamp == "none" and config.num_perturbations == 7
     assert config.loss_reduction == "sum" and config.dropout is True
     assert set(PRESETS) == {"algorithm1", "as_released"}
+
+
+def test_defaults_fit_jit(tmp_path):
+    config = JiTConfig(output_dir=str(tmp_path))
+    assert isinstance(config, TrainingArguments)
+    assert config.optim == "sgd" and config.lr_scheduler_type == "constant"
+    assert config.max_grad_norm == 0 and config.num_train_epochs == 1 and config.weight_decay == 0
+    assert config.step_rule == "auto" and config.output_space == "probabilities" and config.strike_out_class
+    paper = JiTConfig(output_dir=str(tmp_path), step_rule="fixed")
+    assert paper.output_space == "logits" and paper.moving_weights == "all" and not paper.strike_out_class
+    assert config.remove_unused_columns is False and config.hub_strategy == "end" and config.hub_private_repo is True
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sigma": 0}, "sigma: must be greater than 0, got 0"),
+        ({"sigma": -1.0}, "sigma: must be greater than 0, got -1.0"),
+        ({"num_perturbations": 0}, "num_perturbations: must be at least 1, got 0"),
+        ({"perturbation_chunk_size": 0}, "perturbation_chunk_size: must be at least 1"),
+        ({"output_space": "logit"}, "output_space: got 'logit'. Valid: logits, probabilities"),
+        ({"forget_target": 1.5}, "forget_target: must lie between 0 and 1, got 1.5"),
+        ({"step_rule": "fixed", "strike_out_class": True}, "strike_out_class: needs --output_space probabilities"),
+        ({"noise_clamp": "x"}, "noise_clamp: got 'x'. Valid: range, batch, none"),
+    ],
+)
+def test_wrong_setting_is_an_error(settings, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        JiTConfig(output_dir=str(tmp_path), **settings)

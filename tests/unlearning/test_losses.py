@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_unlearn import jit_loss
-from hf_unlearn.unlearning.losses import KeyedNoise, noise_key, other_classes
+from hf_unlearn.unlearning.losses import KeyedNoise, kl_divergence, noise_key, other_classes
 
 
 N, B, K = 3, 4, 5
@@ -145,3 +145,9 @@ def test_other_classes_follow_seed_position_and_draw_alone():
     assert torch.equal(other_classes(classes[3:5], [3, 4], num_labels=50, seed=7), whole[3:5])
     assert not torch.equal(other_classes(classes, range(6), num_labels=50, seed=8), whole)
     assert not torch.equal(other_classes(classes, range(6), num_labels=50, seed=7, draw=1), whole)
+
+
+def test_kl_divergence_is_the_sum_over_classes():
+    target, logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).split(2)
+    p, q = target.softmax(dim=-1), logits.softmax(dim=-1)
+    torch.testing.assert_close(kl_divergence(target, logits), (p * (p / q).log()).sum(dim=-1))

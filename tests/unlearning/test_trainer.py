@@ -3,7 +3,8 @@ import copy
 import pytest
 import torch
 from conftest import CLASSES, make_model
-from transformers import TrainerCallback, TrainingArguments
+from torch.overrides import TorchFunctionMode
+from transformers import TrainerCallback
 
 from hf_unlearn import ForgetRequest, JiTConfig, JiTTrainer, split_dataset
 from hf_unlearn.data.image_dataset import ImageDataset
@@ -29,35 +30,6 @@ def make_trainer(model, forget_set, image_processor, tmp_path, **settings):
         forget_dataset=forget_set,
         label_column="label" if "label" in forget_set.column_names else None,
     )
-
-
-def test_defaults_fit_jit(tmp_path):
-    config = JiTConfig(output_dir=str(tmp_path))
-    assert isinstance(config, TrainingArguments)
-    assert config.optim == "sgd" and config.lr_scheduler_type == "constant"
-    assert config.max_grad_norm == 0 and config.num_train_epochs == 1 and config.weight_decay == 0
-    assert config.step_rule == "auto" and config.output_space == "probabilities" and config.strike_out_class
-    paper = JiTConfig(output_dir=str(tmp_path), step_rule="fixed")
-    assert paper.output_space == "logits" and paper.moving_weights == "all" and not paper.strike_out_class
-    assert config.remove_unused_columns is False and config.hub_strategy == "end" and config.hub_private_repo is True
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"sigma": 0}, "sigma: must be greater than 0, got 0"),
-        ({"sigma": -1.0}, "sigma: must be greater than 0, got -1.0"),
-        ({"num_perturbations": 0}, "num_perturbations: must be at least 1, got 0"),
-        ({"perturbation_chunk_size": 0}, "perturbation_chunk_size: must be at least 1"),
-        ({"output_space": "logit"}, "output_space: got 'logit'. Valid: logits, probabilities"),
-        ({"forget_target": 1.5}, "forget_target: must lie between 0 and 1, got 1.5"),
-        ({"step_rule": "fixed", "strike_out_class": True}, "strike_out_class: needs --output_space probabilities"),
-        ({"noise_clamp": "x"}, "noise_clamp: got 'x'. Valid: range, batch, none"),
-    ],
-)
-def test_wrong_setting_is_an_error(settings, message, tmp_path):
-    with pytest.raises(InputError, match=message):
-        JiTConfig(output_dir=str(tmp_path), **settings)
 
 
 def test_any_architecture_learns_to_forget_and_keeps_its_statistics(any_model, forget_set, image_processor, tmp_path):
@@ -279,3 +251,71 @@ def test_adapter_moves_and_its_base_stays(forget_set, image_processor, tmp_path)
     loaded = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "out")
     x = torch.linspace(-1, 1, 3 * 16 * 16).view(1, 3, 16, 16)
     torch.testing.assert_close(loaded.eval()(pixel_values=x).logits, model.eval()(pixel_values=x).logits)
+
+
+class Reads(TorchFunctionMode):
+    """Notes what brings a value of a tensor to Python: on a GPU each waits until the device is done."""
+
+    names = ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__")
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.in_updates = [], False
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if self.in_updates and function.__name__ in self.names:
+            self.seen.append(function.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+class NoteUpdates(TrainerCallback):
+    """Has reads noted from the first update to the end of the third, before anything is logged."""
+
+    def __init__(self, reads):
+        self.reads = reads
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.reads.in_updates = True
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.reads.in_updates = state.global_step < 3
+
+
+@pytest.mark.parametrize("settings", [{"step_rule": "fixed", "learning_rate": 1e-3}, {"forget_kind": "subclass"}])
+def test_updates_wait_for_no_value_of_the_device(settings, resnet, dataset, image_processor, tmp_path):
+    reads = Reads()
+    args = JiTConfig(
+        output_dir=str(tmp_path), num_perturbations=3, per_device_train_batch_size=4, disable_tqdm=True,
+        allow_collapse=True, **settings,
+    )  # fmt: skip
+    forget = dataset["train"].select(range(12))
+    jit_trainer = JiTTrainer(model=resnet, args=args, processing_class=image_processor, forget_dataset=forget)
+    jit_trainer.add_callback(NoteUpdates(reads))
+    with reads:
+        jit_trainer.train()
+        assert jit_trainer.state.global_step == 3 and reads.seen == []
+        # What would be noted.
+        reads.in_updates = True
+        torch.ones(1).item()
+    assert reads.seen == ["item"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "logged"),
+    [({"logging_steps": 2}, [2, 4]), ({"logging_steps": 3, "logging_first_step": True}, [1, 3])],
+)
+def test_gradient_norm_is_computed_for_log_lines_alone(
+    settings, logged, resnet, dataset, image_processor, tmp_path, monkeypatch
+):
+    args = JiTConfig(
+        str(tmp_path), step_rule="fixed", learning_rate=1e-6, num_train_epochs=4, use_cpu=True, **settings
+    )
+    forget = dataset["train"].select(range(8))
+    jit_trainer = JiTTrainer(resnet, args, processing_class=image_processor, forget_dataset=forget)
+    norms, clip = [], jit_trainer.accelerator.clip_grad_norm_
+    monkeypatch.setattr(
+        jit_trainer.accelerator, "clip_grad_norm_", lambda *args: norms.append(clip(*args)) or norms[-1]
+    )
+    jit_trainer.train()
+    found = {entry["step"]: entry["grad_norm"] for entry in jit_trainer.state.log_history if "grad_norm" in entry}
+    assert found == dict(zip(logged, [norm.item() for norm in norms], strict=True))
