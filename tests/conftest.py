@@ -31,6 +31,8 @@ from transformers import (
 ROOT = Path(__file__).parents[1]
 CLASSES = ["cat", "dog", "owl"]
 LABELS = {"id2label": dict(enumerate(CLASSES)), "label2id": {name: number for number, name in enumerate(CLASSES)}}
+# Updates after which re-learning is measured.
+FEW_STEPS = (0, 1, 2, 4)
 
 
 def make_model(architecture: str, **overrides):
@@ -112,6 +114,12 @@ def make_images(labels: list[int], seed: int) -> list[PILImage.Image]:
     return images
 
 
+def make_picture(seed):
+    """64×64 pixels with energy in the low frequencies, as photographs have and noise or a ramp do not."""
+    coarse = np.random.default_rng(seed).integers(0, 256, size=(8, 8, 3), dtype=np.uint8)
+    return PILImage.fromarray(coarse).resize((64, 64), PILImage.Resampling.BICUBIC)
+
+
 def make_split(rows: int, seed: int) -> Dataset:
     labels = [row % 3 for row in range(rows)]
     return Dataset.from_dict(
@@ -150,3 +158,43 @@ def saved_dataset(tmp_path_factory, dataset) -> str:
     folder = tmp_path_factory.mktemp("data") / "animals"
     dataset.save_to_disk(str(folder))
     return str(folder)
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    """Six images in two classes; `0.png` is a name in both."""
+    for number, image in enumerate(make_images([0, 0, 0, 1, 1, 1], seed=5)):
+        path = tmp_path / "images" / ("cat" if number < 3 else "dog") / f"{number % 3}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+    return tmp_path / "images"
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory, saved_model):
+    """The original and three more with other weights, as folders."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    names = [saved_model]
+    for seed in (1, 2, 3):
+        model, generator = make_model("resnet"), torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+        path = folder / f"checkpoint-{seed}"
+        model.save_pretrained(path)
+        ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(path)
+        names.append(str(path))
+    return names
+
+
+@pytest.fixture(scope="module")
+def few_steps():
+    """The attacks of `verify` re-learn for a few updates from one image and from three."""
+    from hf_unlearn.evaluation import probes, verification, verification_report
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probes, "MEASURED_STEPS", FEW_STEPS)
+        patch.setattr(verification, "MEASURED_STEPS", FEW_STEPS)
+        patch.setattr(verification, "NUM_IMAGES", (1, 3))
+        patch.setattr(verification_report, "NUM_IMAGES", (1, 3))
+        yield

@@ -1,35 +1,15 @@
 """`hf-unlearn compare`: tables over any checkpoints, and one clear line for everything it cannot use."""
 
 import json
-import re
 
 import pytest
-import torch
 from conftest import CLASSES, make_images, make_model
 from transformers import AutoModelForImageClassification, ViTImageProcessor
 
 from hf_unlearn import UnlearningReport
-from hf_unlearn.commands.compare import about_the_band, make_parser
+from hf_unlearn.commands.compare import about_the_band
 from hf_unlearn.commands.main import main
 from hf_unlearn.publication.report import weights_sha256
-from scripts.benchmarks.evaluation import speed as benchmark
-
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory, saved_model):
-    """The original and three more with other weights, as folders."""
-    folder = tmp_path_factory.mktemp("checkpoints")
-    names = [saved_model]
-    for seed in (1, 2, 3):
-        model, generator = make_model("resnet"), torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-        path = folder / f"checkpoint-{seed}"
-        model.save_pretrained(path)
-        ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(path)
-        names.append(str(path))
-    return names
 
 
 @pytest.fixture
@@ -98,19 +78,6 @@ def test_second_comparison_reads_the_cache(compare, checkpoints, tmp_path, monke
     monkeypatch.setattr("transformers.ResNetForImageClassification.forward", refuse)
     assert compare(*checkpoints, flags=(*flags, str(tmp_path / "second.json")))[0] == 0
     assert json.loads((tmp_path / "first.json").read_text()) == json.loads((tmp_path / "second.json").read_text())
-
-
-def test_benchmark_finds_the_numbers_of_the_released_way_which_passes_every_split_for_every_metric(
-    checkpoints, saved_dataset, capsys, monkeypatch
-):
-    monkeypatch.setattr(benchmark, "REPEATS", 1)
-    flags = ["--dataset_name", saved_dataset, "--label_column_name", "label", "--forget_class", "cat"]
-    *arguments, positional = make_parser().parse_args_into_dataclasses([*checkpoints[:3], *flags])
-    benchmark.main(positional.models, *arguments)
-    out = capsys.readouterr().out
-    count, difference = re.search(r"(\d+) numbers, largest difference (\S+) ", out).groups()
-    # 60 pairs of images make an AUC: not one may change its order.
-    assert int(count) > 100 and float(difference) < 1e-5
 
 
 def test_probability_of_leaving_the_band_falls_with_the_number_of_models():

@@ -1,11 +1,10 @@
-"""`hf-unlearn request new` and `check`, and the requests that find single images."""
+"""`hf-unlearn request new` and `check`."""
 
 import builtins
-import hashlib
 
 import numpy as np
 import pytest
-from conftest import make_images
+from conftest import make_picture
 from PIL import Image as PILImage
 
 from hf_unlearn import ForgetRequest
@@ -13,18 +12,7 @@ from hf_unlearn.commands.main import main
 from hf_unlearn.data.folders import load_image_folder
 from hf_unlearn.data.image_dataset import to_rgb
 from hf_unlearn.data.splits import matching_rows
-from hf_unlearn.errors import InputError
-from hf_unlearn.request.image_hash import NEAR, differing_bits, perceptual_hash, pixel_sha256
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Six images in two classes; `0.png` is a name in both."""
-    for number, image in enumerate(make_images([0, 0, 0, 1, 1, 1], seed=5)):
-        path = tmp_path / "images" / ("cat" if number < 3 else "dog") / f"{number % 3}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path)
-    return tmp_path / "images"
+from hf_unlearn.request.image_hash import perceptual_hash, pixel_sha256
 
 
 @pytest.fixture
@@ -45,55 +33,9 @@ def answer(monkeypatch):
     return give
 
 
-def make_picture(seed):
-    """64×64 pixels with energy in the low frequencies, as photographs have and noise or a ramp do not."""
-    coarse = np.random.default_rng(seed).integers(0, 256, size=(8, 8, 3), dtype=np.uint8)
-    return PILImage.fromarray(coarse).resize((64, 64), PILImage.Resampling.BICUBIC)
-
-
 def check(request, tmp_path, *flags):
     request.to_file(tmp_path / "request.yaml")
     return main(["request", "check", str(tmp_path / "request.yaml"), *flags])
-
-
-def test_pixel_hash_is_that_of_size_and_pixels():
-    pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
-    assert pixel_sha256(pixels) == hashlib.sha256(b"RGB 3x2\n" + bytes(range(18))).hexdigest()
-
-
-def test_pixel_hash_survives_a_lossless_format_and_metadata(tmp_path):
-    image = make_images([0], seed=1)[0]
-    image.save(tmp_path / "a.png", dpi=(300, 300))
-    image.save(tmp_path / "a.bmp")
-    hashes = {pixel_sha256(to_rgb(PILImage.open(tmp_path / name))) for name in ("a.png", "a.bmp")}
-    assert hashes == {pixel_sha256(np.array(image))}
-    image.putpixel((0, 0), (0, 0, 0))
-    assert pixel_sha256(np.array(image)) not in hashes
-
-
-def test_perceptual_hash_is_near_for_a_compressed_copy_and_far_for_another_image(tmp_path):
-    pytest.importorskip("imagehash")
-    image = make_picture(seed=0)
-    image.save(tmp_path / "copy.jpg", quality=60)
-    one, copy, other = (
-        perceptual_hash(to_rgb(picture))
-        for picture in (image, PILImage.open(tmp_path / "copy.jpg"), make_picture(seed=1))
-    )
-    assert differing_bits(one, copy) <= NEAR < differing_bits(one, other)
-    assert differing_bits("00000000000000ff", "000000000000000f") == 4
-
-
-def test_requests_by_path_and_by_pixels_find_their_rows(folder):
-    images = load_image_folder("train_dir", str(folder))
-    assert matching_rows(images, ForgetRequest(files=["dog/0.png", "cat/2.png"])) == [2, 3]
-    hashes = [pixel_sha256(to_rgb(PILImage.open(folder / "dog" / "1.png")))]
-    assert matching_rows(images, ForgetRequest(image_sha256=hashes)) == [4]
-    with pytest.raises(InputError, match="files: '0.png' is the name of 2 images; name their folder as well"):
-        matching_rows(images, ForgetRequest(files=["0.png"]))
-    with pytest.raises(InputError, match="files: there is no image 'owl/0.png'. For example there is 'cat/0.png'"):
-        matching_rows(images, ForgetRequest(files=["owl/0.png"]))
-    with pytest.raises(InputError, match="image_sha256: 1 of 2 images are not in the data"):
-        matching_rows(images, ForgetRequest(image_sha256=[*hashes, "0" * 64]))
 
 
 def test_check_counts_rows_of_train_and_test(saved_dataset, tmp_path, capsys):
@@ -117,27 +59,27 @@ def test_check_takes_the_dataset_from_the_request_and_refuses_another(saved_data
     assert "--dataset_name: is 'org/other', but the request is about" in capsys.readouterr().err
 
 
-def test_check_of_what_the_data_lacks_is_one_line(folder, tmp_path, capsys):
-    assert check(ForgetRequest(classes=["owl"]), tmp_path, "--train_dir", str(folder)) == 2
+def test_check_of_what_the_data_lacks_is_one_line(image_folder, tmp_path, capsys):
+    assert check(ForgetRequest(classes=["owl"]), tmp_path, "--train_dir", str(image_folder)) == 2
     assert "--forget_class: unknown class 'owl'. Valid: cat, dog." in capsys.readouterr().err
-    assert main(["request", "check", str(tmp_path / "no.yaml"), "--train_dir", str(folder)]) == 2
+    assert main(["request", "check", str(tmp_path / "no.yaml"), "--train_dir", str(image_folder)]) == 2
     assert main(["request", "mend"]) == 2
-    assert check(ForgetRequest(classes=["cat"]), tmp_path, "--train_dirr", str(folder)) == 2
+    assert check(ForgetRequest(classes=["cat"]), tmp_path, "--train_dirr", str(image_folder)) == 2
     assert "--train_dirr: unknown flag. Close: train_dir" in capsys.readouterr().err
 
 
-def test_near_copies_are_reported(folder, tmp_path, capsys):
+def test_near_copies_are_reported(image_folder, tmp_path, capsys):
     pytest.importorskip("imagehash")
     picture = make_picture(seed=0)
-    picture.save(folder / "cat" / "3.png")
-    picture.save(folder / "dog" / "3.jpg", quality=60)
+    picture.save(image_folder / "cat" / "3.png")
+    picture.save(image_folder / "dog" / "3.jpg", quality=60)
     request = ForgetRequest(files=["cat/3.png"])
-    assert check(request, tmp_path, "--train_dir", str(folder), "--near_copies") == 0
+    assert check(request, tmp_path, "--train_dir", str(image_folder), "--near_copies") == 0
     # Sorted by path: four cats, then the dog that is a copy.
     assert "near copies that the request does not cover: 1 in train\n  rows 7\n" in capsys.readouterr().out
     # A picture that is in the data only as a near copy: nothing matches, and its copies are listed.
     nowhere = ForgetRequest(image_sha256=["0" * 64], image_phash=[perceptual_hash(np.array(picture))])
-    assert check(nowhere, tmp_path, "--train_dir", str(folder), "--near_copies") == 0
+    assert check(nowhere, tmp_path, "--train_dir", str(image_folder), "--near_copies") == 0
     out = capsys.readouterr().out
     assert "matches 0 rows of train" in out and "rows 3, 7" in out
 
@@ -157,13 +99,13 @@ def test_new_asks_again_until_an_answer_fits_and_writes_the_request(answer, tmp_
     )  # fmt: skip
 
 
-def test_new_hashes_images_that_lie_here(answer, folder, tmp_path):
-    picture = folder / "cat" / "1.png"
+def test_new_hashes_images_that_lie_here(answer, image_folder, tmp_path):
+    picture = image_folder / "cat" / "1.png"
     answer("R-8", "", "", "", "", "", "", "", "images", f"{picture}, {tmp_path / 'no.png'}", str(picture))
     assert main(["request", "new", str(tmp_path / "request.json")]) == 0
     request = ForgetRequest.from_file(tmp_path / "request.json")
     assert request.image_sha256 == [pixel_sha256(to_rgb(PILImage.open(picture)))]
-    assert matching_rows(load_image_folder("train_dir", str(folder)), request) == [1]
+    assert matching_rows(load_image_folder("train_dir", str(image_folder)), request) == [1]
 
 
 def test_new_writes_nothing_when_the_answers_end_or_the_file_exists(answer, tmp_path, capsys):

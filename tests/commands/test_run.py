@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import CLASSES, ROOT, make_images, make_model
+from conftest import CLASSES, make_images, make_model
 from datasets import DatasetDict
 from PIL import Image as PILImage
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor, ViTModel, pipeline
@@ -120,17 +120,6 @@ def test_existing_run_is_replaced_only_on_demand(command, tmp_path, capsys):
     assert (tmp_path / "out" / "report.json").read_text() == first
     assert command("--forget_class", "dog", "--overwrite") == 0
     assert "class dog" in (tmp_path / "out" / "README.md").read_text()
-
-
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "scripts" / "paper" / "definitions" / "configs").glob("*.yaml")), ids=lambda path: path.stem
-)
-def test_configs_of_the_paper_are_ready_for_use(path):
-    *_, settings = parse_run_arguments(["--output_dir", "out", "--config", str(path)])
-    written = yaml.safe_load(path.read_text())
-    assert settings.preset == "as_released" and settings.num_perturbations == 25
-    assert settings.sigma == written["sigma"] and settings.learning_rate == float(written["learning_rate"])
-    assert settings.step_rule == "fixed" and settings.loss_reduction == "sum" and settings.dropout
 
 
 def test_help_shows_the_flags_that_matter_once(capsys):

@@ -3,10 +3,14 @@
 import pytest
 from conftest import make_images
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from PIL import Image as PILImage
 
 from hf_unlearn import ForgetRequest, split_dataset
 from hf_unlearn.data.folders import load_image_folder
+from hf_unlearn.data.image_dataset import to_rgb
+from hf_unlearn.data.splits import matching_rows
 from hf_unlearn.errors import InputError
+from hf_unlearn.request.image_hash import pixel_sha256
 
 
 @pytest.mark.parametrize(
@@ -83,3 +87,16 @@ def test_second_label_column_may_be_a_class_label(dataset):
     assert isinstance(dataset["train"].features["breed"], ClassLabel)
     splits = split_dataset(dataset["train"], ForgetRequest(column="breed", values=["tabby"]), label_column="label")
     assert set(splits["forget"]["breed"]) == {0}
+
+
+def test_requests_by_path_and_by_pixels_find_their_rows(image_folder):
+    images = load_image_folder("train_dir", str(image_folder))
+    assert matching_rows(images, ForgetRequest(files=["dog/0.png", "cat/2.png"])) == [2, 3]
+    hashes = [pixel_sha256(to_rgb(PILImage.open(image_folder / "dog" / "1.png")))]
+    assert matching_rows(images, ForgetRequest(image_sha256=hashes)) == [4]
+    with pytest.raises(InputError, match="files: '0.png' is the name of 2 images; name their folder as well"):
+        matching_rows(images, ForgetRequest(files=["0.png"]))
+    with pytest.raises(InputError, match="files: there is no image 'owl/0.png'. For example there is 'cat/0.png'"):
+        matching_rows(images, ForgetRequest(files=["owl/0.png"]))
+    with pytest.raises(InputError, match="image_sha256: 1 of 2 images are not in the data"):
+        matching_rows(images, ForgetRequest(image_sha256=[*hashes, "0" * 64]))

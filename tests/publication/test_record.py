@@ -5,8 +5,6 @@ import hmac
 import json
 import shutil
 import stat
-import sys
-import types
 
 import jsonschema
 import pytest
@@ -15,7 +13,6 @@ from datasets import Dataset
 
 from hf_unlearn import UnlearningReport
 from hf_unlearn.commands.main import main
-from hf_unlearn.publication.energy import EnergyMeter
 from hf_unlearn.publication.files import PUBLISHED
 from hf_unlearn.publication.record import hub_source, read_record
 
@@ -247,25 +244,3 @@ def test_id_and_commit_of_a_dataset_are_read_from_its_files():
     assert hub_source(dataset) == (None, None)
     dataset.info.download_checksums = {f"hf://datasets/org/data@{'ab' * 20}/train.parquet": {"num_bytes": 1}}
     assert hub_source(dataset) == ("org/data", "ab" * 20)
-
-
-def test_energy_is_that_of_codecarbon_or_none(monkeypatch):
-    class Tracker:
-        def __init__(self, **settings):
-            # Nothing is looked up or left behind.
-            assert settings["save_to_file"] is False
-
-        def start(self):
-            pass
-
-        def stop(self):
-            self.final_emissions_data = types.SimpleNamespace(energy_consumed=0.25)
-
-    monkeypatch.setitem(sys.modules, "codecarbon", types.SimpleNamespace(OfflineEmissionsTracker=Tracker))
-    with EnergyMeter() as meter:
-        pass
-    assert meter.kwh == 0.25
-    monkeypatch.setitem(sys.modules, "codecarbon", None)
-    with EnergyMeter() as meter:
-        pass
-    assert meter.kwh is None
