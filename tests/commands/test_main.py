@@ -1,7 +1,9 @@
-"""The console command: its help, and what it imports when."""
+"""The console command: the commands that it knows, and what it imports when."""
 
 import subprocess
 import sys
+
+from hf_unlearn.commands.main import main
 
 
 def test_what_only_the_evaluation_needs_is_not_imported_before_the_update():
@@ -31,3 +33,10 @@ print(gc.isenabled(), gc.get_freeze_count())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.split() == ["True", "0"], done.stderr
+
+
+def test_unknown_command_and_help(capsys):
+    assert main(["forget"]) == 2
+    assert "unknown command 'forget'. Valid: run," in capsys.readouterr().err
+    assert main(["--help"]) == 0
+    assert "hf-unlearn run" in capsys.readouterr().out

@@ -12,6 +12,8 @@ from conftest import make_model
 from hub_server import TOKEN, HubServer
 from transformers import AutoModelForImageClassification, ViTImageProcessor
 
+from hf_unlearn.commands.main import main
+
 
 # Runs in a process of its own, for the client reads the address of the hub when it is imported.
 ROUND_TRIP = """
@@ -147,3 +149,13 @@ def test_original_on_the_hub_is_never_overwritten(hub, saved_model, saved_datase
     done = call(hub, tmp_path, *flags)
     assert done.returncode == 2 and "--hub_model_id: 'tester/animals' is the original model" in done.stderr
     assert len(hub.repos["tester/animals"].history("main")) == 1
+
+
+def test_push_without_a_token_is_refused_before_the_work(refused, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    refused("--push_to_hub: there is no token", "--forget_class", "cat", "--push_to_hub")
+
+
+def test_push_of_a_folder_without_a_run_is_refused(tmp_path, capsys):
+    assert main(["push", str(tmp_path)]) == 2
+    assert "holds no finished run" in capsys.readouterr().err

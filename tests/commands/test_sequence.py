@@ -3,14 +3,11 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
 import yaml
-from conftest import CLASSES
 
 from hf_unlearn import ForgetRequest, UnlearningReport
 from hf_unlearn.commands.main import main
-from hf_unlearn.evaluation.sequence import Tracker
 from hf_unlearn.publication.record import read_record
 
 
@@ -114,20 +111,6 @@ def test_steps_of_an_earlier_run_go_with_it_and_a_model_inside_is_the_original(
     assert "holds the original model, which is not overwritten" in capsys.readouterr().err
     assert main(["run", "--model_name_or_path", saved_model, *flags]) == 0
     assert not (out / "step-1").exists() and (out / "step-by-step").exists()
-
-
-def test_tracker_measures_what_it_says(dataset, resnet, image_processor):
-    requests = [ForgetRequest(classes=["cat"], id="a"), ForgetRequest(indices=[1, 4, 7], id="b")]
-    columns = {"image_column": "image", "label_column": "label"}
-    tracker = Tracker(requests, dataset["train"], dataset["test"], columns)
-    sizes = {name: len(split) for name, split in tracker.splits.items()}
-    assert sizes == {"a": 10, "b": 3, "retain": 17, "retain_test": 12}
-    assert set(tracker.splits["retain"]["label"]) == {1, 2} and set(tracker.splits["retain_test"]["label"]) == {1, 2}
-    tracker.measure(None, resnet, image_processor, batch_size=8)
-    pixel_values = image_processor([dataset["train"][row]["image"] for row in (1, 4, 7)], return_tensors="pt")
-    answers = resnet(**pixel_values).logits.argmax(dim=-1).numpy()
-    # Rows 1, 4 and 7 are dogs.
-    assert tracker.steps[0]["accuracy"]["b"] == np.mean(answers == CLASSES.index("dog"))
 
 
 @pytest.mark.parametrize(
