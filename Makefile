@@ -30,7 +30,7 @@ test-timm: $(READY)
 	.venv-timm/bin/python -m pip install --quiet --constraint constraints.txt torch
 	.venv-timm/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
 	.venv-timm/bin/python -m pip install --quiet --no-deps timm==1.0.31 torchvision==0.28.0
-	$(ONE_THREAD) PYTHONPATH=tests/timm .venv-timm/bin/python -m pytest -p torchvision_on_cpu tests/timm
+	$(ONE_THREAD) PYTHONPATH=tests/with_timm .venv-timm/bin/python -m pytest -p torchvision_on_cpu tests/with_timm
 
 # 10,000 requests, records, reports and cards that no one would write; about half an hour.
 fuzz: $(READY)

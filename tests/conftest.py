@@ -1,25 +1,38 @@
 """Tiny models built from configurations and tiny data sets: no network, seconds per test."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 from transformers import (
+    BitConfig,
+    BitForImageClassification,
     ConvNextConfig,
     ConvNextForImageClassification,
+    EfficientNetConfig,
+    EfficientNetForImageClassification,
     MobileNetV2Config,
     MobileNetV2ForImageClassification,
+    RegNetConfig,
+    RegNetForImageClassification,
     ResNetConfig,
     ResNetForImageClassification,
+    SwinConfig,
+    SwinForImageClassification,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessor,
 )
 
 
+ROOT = Path(__file__).parents[1]
 CLASSES = ["cat", "dog", "owl"]
 LABELS = {"id2label": dict(enumerate(CLASSES)), "label2id": {name: number for number, name in enumerate(CLASSES)}}
+# Updates after which re-learning is measured.
+FEW_STEPS = (0, 1, 2, 4)
 
 
 def make_model(architecture: str, **overrides):
@@ -57,6 +70,24 @@ def make_model(architecture: str, **overrides):
     return model.eval()
 
 
+def other_models():
+    """Architectures that few tests use."""
+    return {
+        "swin": SwinForImageClassification(
+            SwinConfig(image_size=16, patch_size=2, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=2)
+        ),
+        "regnet": RegNetForImageClassification(
+            RegNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], groups_width=8)
+        ),
+        "bit": BitForImageClassification(
+            BitConfig(embedding_size=8, hidden_sizes=[32, 64], depths=[1, 1], num_groups=4)
+        ),
+        "efficientnet": EfficientNetForImageClassification(
+            EfficientNetConfig(image_size=32, width_coefficient=0.25, depth_coefficient=0.1, hidden_dim=320)
+        ),
+    }
+
+
 @pytest.fixture(params=["resnet", "vit", "convnext", "mobilenet_v2"])
 def any_model(request):
     return make_model(request.param)
@@ -81,6 +112,12 @@ def make_images(labels: list[int], seed: int) -> list[PILImage.Image]:
         pixels[..., label] += 120
         images.append(PILImage.fromarray(pixels.astype(np.uint8)))
     return images
+
+
+def make_picture(seed):
+    """64×64 pixels with energy in the low frequencies, as photographs have and noise or a ramp do not."""
+    coarse = np.random.default_rng(seed).integers(0, 256, size=(8, 8, 3), dtype=np.uint8)
+    return PILImage.fromarray(coarse).resize((64, 64), PILImage.Resampling.BICUBIC)
 
 
 def make_split(rows: int, seed: int) -> Dataset:
@@ -121,3 +158,43 @@ def saved_dataset(tmp_path_factory, dataset) -> str:
     folder = tmp_path_factory.mktemp("data") / "animals"
     dataset.save_to_disk(str(folder))
     return str(folder)
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    """Six images in two classes; `0.png` is a name in both."""
+    for number, image in enumerate(make_images([0, 0, 0, 1, 1, 1], seed=5)):
+        path = tmp_path / "images" / ("cat" if number < 3 else "dog") / f"{number % 3}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+    return tmp_path / "images"
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory, saved_model):
+    """The original and three more with other weights, as folders."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    names = [saved_model]
+    for seed in (1, 2, 3):
+        model, generator = make_model("resnet"), torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+        path = folder / f"checkpoint-{seed}"
+        model.save_pretrained(path)
+        ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(path)
+        names.append(str(path))
+    return names
+
+
+@pytest.fixture(scope="module")
+def few_steps():
+    """The attacks of `verify` re-learn for a few updates from one image and from three."""
+    from hf_unlearn.evaluation import probes, verification, verification_report
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probes, "MEASURED_STEPS", FEW_STEPS)
+        patch.setattr(verification, "MEASURED_STEPS", FEW_STEPS)
+        patch.setattr(verification, "NUM_IMAGES", (1, 3))
+        patch.setattr(verification_report, "NUM_IMAGES", (1, 3))
+        yield

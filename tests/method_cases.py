@@ -64,3 +64,13 @@ def assert_same_weights(model, expected, tolerance: float = 1e-5) -> None:
     for name, tensor in model.state_dict().items():
         difference = (tensor.double() - expected[name].double()).norm()
         assert difference <= tolerance * expected[name].double().norm(), f"{name}: {difference}"
+
+
+def image_gradients(model, objective):
+    """The gradient of each image's objective, one image at a time, by name of the weights."""
+    for number in objective:
+        gradients = torch.autograd.grad(number, list(model.parameters()), retain_graph=True, allow_unused=True)
+        yield {
+            name: torch.zeros_like(parameter) if gradient is None else gradient
+            for (name, parameter), gradient in zip(model.named_parameters(), gradients, strict=True)
+        }

@@ -9,10 +9,10 @@ import copy
 import json
 import os
 import shutil
-from pathlib import Path
 
 import pytest
 import yaml
+from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -26,7 +26,7 @@ from hf_unlearn.request.forget_request import WAYS
 from hf_unlearn.request.schemas import read_schema
 
 
-GOLDEN = Path(__file__).parents[1] / "model_cards" / "digits-unlearned"
+GOLDEN = ROOT / "model_cards" / "digits-unlearned"
 RECORD = json.loads((GOLDEN / "unlearning_record.json").read_text())
 REPORT = json.loads((GOLDEN / "report.json").read_text())
 

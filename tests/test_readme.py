@@ -1,12 +1,13 @@
 """What the README shows works as it stands, but for the names of model and data."""
 
 import re
-from pathlib import Path
+
+from conftest import ROOT
 
 from hf_unlearn.commands.main import main
 
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
 
 
 def test_python_example(saved_model, saved_dataset, tmp_path, monkeypatch):
@@ -32,4 +33,4 @@ def test_command_lines_name_flags_that_exist(saved_model, saved_dataset, tmp_pat
 
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\((?!https?://)([^)#]+)", README):
-        assert (Path(__file__).parents[1] / target).exists(), target
+        assert (ROOT / target).exists(), target

@@ -9,7 +9,7 @@ from pathlib import Path
 import cases
 import pytest
 import torch
-from conftest import make_model
+from conftest import ROOT, make_model
 from datasets import DatasetDict
 from launch import ENVIRONMENT, run_on_two_processes
 from safetensors.torch import load_file
@@ -20,8 +20,6 @@ from hf_unlearn.commands.processes import asked_processes
 
 
 pytestmark = pytest.mark.distributed
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

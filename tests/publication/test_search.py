@@ -1,0 +1,17 @@
+"""What the search for a step found, in words."""
+
+import pytest
+
+from hf_unlearn.publication.search import Search
+
+
+@pytest.mark.parametrize(
+    ("search", "said"),
+    [
+        (Search(0.01, 0.95, 0.008, 0.024, 6, True), "found in 6 trials, is 2.4 % of the norm"),
+        (Search(0.99, 0.98, 0.98, 0.0, 0, True), "no weight has moved: accuracy on the forget set is 98.0 %"),
+        (Search(0.01, 0.95, 0.4, 0.6, 5, False), "95.0 → 40.0 %, and not 1.0 %. The forgetting is incomplete."),
+    ],
+)
+def test_outcome_of_the_search_is_said_in_words(search, said):
+    assert said in search.describe()
