@@ -112,7 +112,7 @@ class JiTTrainer(UnlearningTrainer):
 
     def find_early_features(self) -> EarlyFeatures | None:
         """The features at which the network can be cut; `None` where it cannot, or where hooks are not obeyed."""
-        recomputes = self.args.gradient_checkpointing or self.args.activation_checkpointing
+        recomputes = self.args.recomputes_activations
         if recomputes or self.is_fsdp_enabled or self.args.torch_compile or self.args.moving_weights == "all":
             return None
         cut = find_cut(self.model.eval(), self.first_image())

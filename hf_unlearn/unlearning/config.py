@@ -91,6 +91,13 @@ class UnlearningConfig(TrainingArguments):
             self.dataloader_pin_memory = False
         super().__post_init__()
 
+    @property
+    def recomputes_activations(self) -> bool:
+        """Whether a backward pass computes activations anew."""
+        # Before transformers 5.23 the field has its older name alone.
+        is_new = hasattr(self, "activation_checkpointing")
+        return bool(self.activation_checkpointing if is_new else self.gradient_checkpointing)
+
     def settings(self) -> dict:
         """The settings that decide the result, for the report, the card and the record."""
         own = [f.name for f in fields(self) if f.name not in UnlearningConfig.__dataclass_fields__]

@@ -5,10 +5,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 
-def make_deterministic(model: nn.Module, activation_checkpointing: bool) -> None:
+def make_deterministic(model: nn.Module, recomputes_activations: bool) -> None:
     """Puts the model in eval mode, and leaves layers that recompute their activations able to do so."""
     model.eval()
-    if activation_checkpointing:
+    if recomputes_activations:
         # These layers recompute only in training mode. The flag is theirs alone: their submodules stay in eval.
         for module in model.modules():
             if isinstance(module, GradientCheckpointingLayer):

@@ -215,7 +215,7 @@ class UnlearningTrainer(PublishingTrainer):
         Makes the model the deterministic function that is to be unlearned: dropout off and BatchNorm's statistics
         frozen. Called before each loss, since `Trainer.training_step` switches to training mode.
         """
-        make_deterministic(model, self.args.activation_checkpointing)
+        make_deterministic(model, self.args.recomputes_activations)
 
     def prepare(self) -> None:
         """What a method does once, with the original weights in the model, before the first update or a resumed one."""

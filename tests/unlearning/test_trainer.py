@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import CLASSES, make_model
 from torch.overrides import TorchFunctionMode
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 from hf_unlearn import ForgetRequest, JiTConfig, JiTTrainer, split_dataset
 from hf_unlearn.data.image_dataset import ImageDataset
@@ -184,9 +184,12 @@ def test_empty_forget_set_is_an_error(resnet, dataset, image_processor, tmp_path
 
 def test_activation_checkpointing_gives_the_same_weights(forget_set, image_processor, tmp_path):
     weights = []
+    # What the field was called before transformers 5.23.
+    new, old = "activation_checkpointing", "gradient_checkpointing"
+    name = new if new in TrainingArguments.__dataclass_fields__ else old
     for checkpointing in (False, True):
         model = make_model("vit")
-        make_trainer(model, forget_set, image_processor, tmp_path, activation_checkpointing=checkpointing).train()
+        make_trainer(model, forget_set, image_processor, tmp_path, **{name: checkpointing}).train()
         weights.append(model.state_dict())
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], rtol=1e-6, atol=1e-8, msg=name)
