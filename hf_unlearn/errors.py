@@ -1,5 +1,7 @@
 """The errors that a user can cause or has to handle. Every other error is a bug and shows its traceback."""
 
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """
@@ -36,7 +38,7 @@ class HubPushError(RuntimeError):
     """The hub could not be reached or refused the push. All files to push are on the disk."""
 
 
-def listing(values, limit: int = 12) -> str:
+def listing(values: Iterable[object], limit: int = 12) -> str:
     """
     Joins values with commas, for error messages and printed lines.
 
@@ -49,7 +51,7 @@ def listing(values, limit: int = 12) -> str:
     Returns:
         `str`: the list, or `"none"` if there are no values.
     """
-    values = [str(value) for value in values]
-    if len(values) > limit:
-        return ", ".join(values[:limit]) + f", … ({len(values)} in all)"
-    return ", ".join(values) if values else "none"
+    texts = [str(value) for value in values]
+    if len(texts) > limit:
+        return ", ".join(texts[:limit]) + f", … ({len(texts)} in all)"
+    return ", ".join(texts) if texts else "none"

@@ -1,6 +1,7 @@
 """Prints lines, texts and tables to the terminal. No word and no number is cut, however narrow the terminal is."""
 
 import textwrap
+from collections.abc import Sequence
 
 
 # Spaces between two columns of a table.
@@ -27,7 +28,7 @@ def print_text(text: str) -> None:
 
 
 def print_table(
-    columns: list[str], sections: list[tuple[str, list[tuple[str, str, dict[str, str]]]]], spare: list[str] = ()
+    columns: list[str], sections: list[tuple[str, list[tuple[str, str, dict[str, str]]]]], spare: Sequence[str] = ()
 ) -> None:
     """
     Prints a table. If it is wider than the terminal, long names continue on the next line, and the columns that do not

@@ -4,6 +4,7 @@ Loads folders of images. Every image file below a folder counts, whatever the na
 
 import os
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -67,7 +68,7 @@ def load_image_splits(argument: str, folder: str | Path) -> DatasetDict:
     images, paths = read_folder(argument, Path(folder))
     first = Counter(path.split("/")[0] if "/" in path else "" for path in paths)
     if not all(name.lower() in SPLIT_OF for name in first):
-        return DatasetDict(train=with_labels(images, paths, folder))
+        return DatasetDict({"train": with_labels(images, paths, folder)})
     names = {}
     for name in first:
         names.setdefault(SPLIT_OF[name.lower()], []).append(name)
@@ -102,7 +103,7 @@ def declares_splits(folder: Path) -> bool:
     return card.is_file() and bool((metadata_load(card) or {}).get("configs"))
 
 
-def check_nothing_left_out(folder: Path, data_files: dict[str, list[str]]) -> None:
+def check_nothing_left_out(folder: Path, data_files: Mapping[str, Sequence[str]]) -> None:
     """
     Checks that `datasets` reads all files of a folder. `datasets` guesses the split of a file from its name, and
     ignores a file whose name fits no guess.
@@ -178,7 +179,7 @@ def walk(argument: str, folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(argument, f"there is no folder {str(folder)!r}.")
 
-    def refuse(error: OSError):
+    def refuse(error: OSError) -> None:
         raise InputError(argument, f"{error.filename!r} cannot be read: {error.strerror}.") from error
 
     files, entered = [], set()

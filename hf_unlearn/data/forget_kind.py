@@ -1,17 +1,23 @@
 """Finds out what a forget set is: a whole class, a part of a class (sub-class), or single images."""
 
+from typing import Literal
+
 from datasets import Dataset
 
 from ..errors import InputError
 from ..request.forget_request import ForgetRequest
 from .image_dataset import ImageDataset
 from .labels import find_label_column, match_labels, read_column
+from .rows import Rows
 from .splits import ForgetSource
+
+
+ForgetKind = Literal["class", "subclass", "images"]
 
 
 def kind_of_request(
     request: ForgetRequest | None, label_column: str | None, source: ForgetSource | None = None
-) -> str:
+) -> ForgetKind:
     """
     What kind of forget set a request asks for.
 
@@ -28,14 +34,16 @@ def kind_of_request(
         `str`: `"class"`, `"subclass"` or `"images"`.
     """
     if request is not None and request.kind == "classes":
-        other = source is not None and None not in (label_column, source.label_column)
-        return "subclass" if other and source.label_column != label_column else "class"
+        other = source.label_column if source is not None and label_column is not None else None
+        return "subclass" if other is not None and other != label_column else "class"
     if request is not None and request.kind == "column":
         return "class" if request.column == label_column else "subclass"
     return "images"
 
 
-def kind_of_labels(forget, retained, label_column: str | None, id2label: dict[int, str]) -> tuple[str, str]:
+def kind_of_labels(
+    forget: Rows, retained: Rows | None, label_column: str | None, id2label: dict[int, str]
+) -> tuple[ForgetKind, str]:
     """
     What kind of forget set it is when there is no request. It counts as a class only if all its images have the same
     label and no retained image has that label; otherwise it counts as single images.
@@ -68,7 +76,7 @@ def kind_of_labels(forget, retained, label_column: str | None, id2label: dict[in
     return "class", "all its images are of one class, and the retained images have none of it"
 
 
-def labels_of(dataset, label_column: str | None, id2label: dict[int, str]) -> set[int] | None:
+def labels_of(dataset: Rows, label_column: str | None, id2label: dict[int, str]) -> set[int | None] | None:
     """
     The model's label ids that occur in a dataset. `None` if it has no labels, or labels that are not classes of the
     model.

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
@@ -18,6 +19,10 @@ from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmW
 
 from ..errors import InputError, listing
 from .labels import read_column
+
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor, BatchFeature
 
 
 def find_image_column(dataset: Dataset, image_column: str | None = None) -> str:
@@ -161,21 +166,29 @@ class ImageDataset(torch.utils.data.Dataset):
             Needed together with `label_column`.
     """
 
-    def __init__(self, dataset, image_processor, image_column=None, label_column=None, label_ids=None):
+    def __init__(
+        self,
+        dataset: Dataset,
+        image_processor: "BaseImageProcessor",
+        image_column: str | None = None,
+        label_column: str | None = None,
+        label_ids: dict | None = None,
+    ):
         self.dataset = dataset
         self.image_processor = image_processor
         self.image_column = find_image_column(dataset, image_column)
         self.label_column = label_column
-        self.label_ids = label_ids
+        self.label_ids: dict = label_ids if label_ids is not None else {}
         self.images = dataset.select_columns([self.image_column])
         self.labels = read_column(dataset, label_column) if label_column else None
-        self.kept = self.is_kept = None
+        self.kept: torch.Tensor | None = None
+        self.is_kept: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, row: int) -> dict:
-        return self.__getitems__([row])[0]
+    def __getitem__(self, index: int) -> dict:
+        return self.__getitems__([index])[0]
 
     def __getitems__(self, rows: list[int]) -> list[dict]:
         items = [{"pixel_values": pixels} for pixels in self.pixel_values(rows)]
@@ -186,7 +199,7 @@ class ImageDataset(torch.utils.data.Dataset):
 
     def pixel_values(self, rows: list[int]) -> list[torch.Tensor]:
         """`pixel_values` of these rows, each of shape `(C, H, W)`."""
-        if self.kept is None:
+        if self.kept is None or self.is_kept is None:
             return self.read(rows)
         for row in rows:
             if not self.is_kept[row]:
@@ -243,7 +256,7 @@ def shared_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor | 
     return torch.frombuffer(buffer, dtype=dtype).view(shape)
 
 
-def prepare(image_processor, images: list[np.ndarray]) -> dict[str, torch.Tensor]:
+def prepare(image_processor: "BaseImageProcessor", images: list[np.ndarray]) -> "BatchFeature":
     """
     Runs an image processor on RGB images.
 
@@ -254,7 +267,7 @@ def prepare(image_processor, images: list[np.ndarray]) -> dict[str, torch.Tensor
             uint8, each of shape `(H, W, 3)`.
 
     Returns:
-        `dict[str, torch.Tensor]`: what the image processor returns; `pixel_values` of shape `(B, C, H, W)`.
+        `BatchFeature`: what the image processor returns; `pixel_values` of shape `(B, C, H, W)`.
     """
     if isinstance(image_processor, TimmWrapperImageProcessor):
         # This image processor has no argument for the format of arrays. Pillow images need none.
@@ -280,7 +293,7 @@ def to_rgb(image: PILImage.Image) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def pixel_range(image_processor) -> tuple[torch.Tensor, torch.Tensor]:
+def pixel_range(image_processor: "BaseImageProcessor") -> tuple[torch.Tensor, torch.Tensor]:
     """
     The lowest and the highest value that a pixel can have after preprocessing, per channel. The image processor is run
     on a black and a white image, and the pixel in the centre is read, which is never padding.

@@ -2,6 +2,7 @@
 
 import re
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
 from datasets import ClassLabel, Dataset, Value
 
@@ -12,7 +13,7 @@ def find_label_column(
     dataset: Dataset,
     label_column: str | None = None,
     id2label: dict[int, str] | None = None,
-    classes: list[str | int] | None = None,
+    classes: Sequence[str | int] | None = None,
 ) -> str | None:
     """
     Finds the column that holds the labels. It is the first of these that exists:
@@ -203,7 +204,7 @@ def label_ids(id2label: dict[int, str]) -> dict[str, list[int]]:
     return dict(ids)
 
 
-def plain(name: str) -> str:
+def plain(name: str | int) -> str:
     """
     A class name in lower case and with spaces instead of underscores, since a dataset and the model trained on it
     often differ in these.
@@ -211,21 +212,21 @@ def plain(name: str) -> str:
     return str(name).strip().lower().replace("_", " ")
 
 
-def unique(values) -> list:
+def unique(values: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(values))
 
 
-def is_text(feature) -> bool:
+def is_text(feature: object) -> bool:
     return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
 
 
-def is_number(feature) -> bool:
+def is_number(feature: object) -> bool:
     return isinstance(feature, Value) and feature.dtype.startswith(("int", "uint", "bool"))
 
 
 def is_class(feature: ClassLabel, value: str | int) -> bool:
     """Whether a class of a request, given by name or id, is a class of this `ClassLabel` column."""
-    return value in feature.names or (str(value).isdigit() and int(value) < feature.num_classes)
+    return value in feature.names or (str(value).isdigit() and int(value) < len(feature.names))
 
 
 def fits_model(dataset: Dataset, column: str, id2label: dict[int, str]) -> bool:

@@ -1,9 +1,12 @@
 """Loads a dataset from the hub, a folder or a file."""
 
 from pathlib import Path
+from typing import cast
 
 import datasets
 from datasets import DatasetDict
+from datasets.data_files import DataFilesDict
+from datasets.exceptions import DatasetsError
 
 from ..errors import InputError
 from .folders import check_nothing_left_out, is_image_folder, load_image_splits
@@ -43,7 +46,7 @@ def load_dataset(
         return datasets.load_dataset(path.suffix[1:], data_files={"train": str(path)}, cache_dir=cache_dir)
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         dataset = datasets.load_from_disk(str(path))
-        return dataset if isinstance(dataset, DatasetDict) else DatasetDict(train=dataset)
+        return dataset if isinstance(dataset, DatasetDict) else DatasetDict({"train": dataset})
     if path.is_dir() and is_image_folder(path):
         return load_image_splits("dataset_name", path)
     try:
@@ -51,10 +54,12 @@ def load_dataset(
             dataset_name, dataset_config_name, revision=revision, token=token, cache_dir=cache_dir
         )
         if path.is_dir():
-            check_nothing_left_out(path, builder.config.data_files)
+            # The builder of a folder has found its files by now.
+            check_nothing_left_out(path, cast(DataFilesDict, builder.config.data_files))
         builder.download_and_prepare()
-        return builder.as_dataset()
-    except (FileNotFoundError, ValueError, datasets.exceptions.DatasetsError) as error:
+        # Of no split alone: of all of them.
+        return cast(DatasetDict, builder.as_dataset())
+    except (FileNotFoundError, ValueError, DatasetsError) as error:
         if isinstance(error, InputError):
             raise
         reason = str(error).splitlines()[0]

@@ -2,6 +2,7 @@
 
 import os.path
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,12 @@ class ForgetSource:
     label_column: str | None
 
 
-def source_of(forget) -> ForgetSource | None:
+def remember_source(forget: Dataset, source: ForgetSource) -> None:
+    """Lets a forget set know where it comes from."""
+    forget.forget_source = source  # ty: ignore[missing-attribute]  no attribute of `datasets`: it is made here
+
+
+def source_of(forget: object) -> ForgetSource | None:
     """
     The [`ForgetSource`] of a forget set; `None` if the dataset was not made by [`split_dataset`], or was changed
     since.
@@ -87,11 +93,12 @@ def split_dataset(
         raise InputError(
             _argument_of(request), f"the request covers all {len(dataset)} images: nothing would be retained."
         )
-    splits = DatasetDict(forget=dataset.select(forget), retain=drop_rows(dataset, forget))
-    splits["forget"].forget_source = ForgetSource(request, dataset, label_column)
+    splits = DatasetDict({"forget": dataset.select(forget), "retain": drop_rows(dataset, forget)})
+    remember_source(splits["forget"], ForgetSource(request, dataset, label_column))
     if test_dataset is not None:
         check_dataset("test_dataset", test_dataset)
-        splits |= split_unseen(test_dataset, request, label_column, image_column)
+        for name, part in split_unseen(test_dataset, request, label_column, image_column).items():
+            splits[name] = part
     return splits
 
 
@@ -153,27 +160,27 @@ def matching_rows(
     Raises:
         [`InputError`]: if the request names something that the dataset does not have.
     """
-    if request.kind == "classes":
+    if request.classes is not None:
         column = find_label_column(dataset, label_column, classes=request.classes)
         if column is None:
             raise InputError("label_column_name", "forgetting a class needs a label column and the dataset has none.")
         return _rows_with(dataset, column, request.classes, "classes", every_value)
-    if request.kind == "column":
+    if request.column is not None and request.values is not None:
         if request.column not in dataset.column_names:
             raise InputError(
                 "column", f"there is no column {request.column!r}. Valid: {listing(dataset.column_names)}."
             )
         return _rows_with(dataset, request.column, request.values, "values", every_value)
-    if request.kind == "indices":
+    if request.indices is not None:
         last = len(dataset) - 1
         if max(request.indices) > last:
             raise InputError("indices", f"{max(request.indices)} is out of range: rows run from 0 to {last}.")
         return sorted(request.indices)
-    if request.kind == "ids":
-        return _rows_with_ids(dataset, request, image_column, every_value)
-    if request.kind == "files":
+    if request.ids is not None:
+        return _rows_with_ids(dataset, request.ids, request.id_column, image_column, every_value)
+    if request.files is not None:
         return _rows_of_files(dataset, request.files, find_image_column(dataset, image_column), every_value)
-    if request.kind == "image_sha256":
+    if request.image_sha256 is not None:
         return _rows_with_hashes(dataset, request.image_sha256, find_image_column(dataset, image_column), every_value)
     return request.choose_random(len(dataset))
 
@@ -187,11 +194,13 @@ def _argument_of(request: ForgetRequest) -> str:
     return request.kind
 
 
-def _rows_with(dataset: Dataset, column: str, values: list, argument: str, every_value: bool) -> list[int]:
+def _rows_with(
+    dataset: Dataset, column: str, values: Sequence[str | float], argument: str, every_value: bool
+) -> list[int]:
     """Row numbers where `column` has one of these values. If `every_value`, each value must occur."""
     feature = dataset.features[column]
     if isinstance(feature, ClassLabel):
-        wanted = {_class_id(feature, value, argument): value for value in values}
+        wanted: dict = {_class_id(feature, value, argument): value for value in values}
     else:
         wanted = {_as_type_of(feature.dtype, value): value for value in values}
     column_values = read_column(dataset, column)
@@ -205,16 +214,16 @@ def _rows_with(dataset: Dataset, column: str, values: list, argument: str, every
     return rows
 
 
-def _class_id(feature: ClassLabel, value: str | int, argument: str) -> int:
+def _class_id(feature: ClassLabel, value: str | float, argument: str) -> int:
     """The dataset's label id of a class that is given by name or id."""
     if value in feature.names:
-        return feature.names.index(value)
-    if str(value).isdigit() and int(value) < feature.num_classes:
+        return feature.names.index(str(value))
+    if str(value).isdigit() and int(value) < len(feature.names):
         return int(value)
     raise InputError(argument, f"unknown class {value!r}. Valid: {listing(feature.names)}.")
 
 
-def _as_type_of(dtype: str, value):
+def _as_type_of(dtype: str, value: str | float) -> str | float:
     """
     Converts a value from a flag or a file to the type of the column: "3" matches the number 3 in a column of integers.
     """
@@ -225,21 +234,21 @@ def _as_type_of(dtype: str, value):
     return str(value) if dtype in ("string", "large_string") else value
 
 
-def _rows_with_ids(dataset: Dataset, request: ForgetRequest, image_column: str | None, every_value: bool) -> list[int]:
+def _rows_with_ids(
+    dataset: Dataset, ids: list[str], id_column: str | None, image_column: str | None, every_value: bool
+) -> list[int]:
     """
     Row numbers of the request's `ids`, which are looked up in its `id_column` or among the file names of the images.
     """
-    if request.id_column is not None:
-        if request.id_column not in dataset.column_names:
-            raise InputError(
-                "id_column", f"there is no column {request.id_column!r}. Valid: {listing(dataset.column_names)}."
-            )
-        present = [str(value) for value in read_column(dataset, request.id_column)]
-        where = f"the column {request.id_column!r}"
+    if id_column is not None:
+        if id_column not in dataset.column_names:
+            raise InputError("id_column", f"there is no column {id_column!r}. Valid: {listing(dataset.column_names)}.")
+        present = [str(value) for value in read_column(dataset, id_column)]
+        where = f"the column {id_column!r}"
     else:
         present = image_file_names(dataset, find_image_column(dataset, image_column))
         where = "the file names of the images"
-    wanted = {str(value) for value in request.ids}
+    wanted = {str(value) for value in ids}
     rows = [row for row, value in enumerate(present) if value in wanted]
     missing = sorted(wanted - {present[row] for row in rows})
     if missing and every_value:
@@ -286,13 +295,13 @@ def _rows_with_hashes(dataset: Dataset, hashes: list[str], image_column: str, ev
     return rows
 
 
-def drop_rows(dataset: Dataset, rows) -> Dataset:
+def drop_rows(dataset: Dataset, rows: Iterable[int]) -> Dataset:
     """Returns the dataset without these rows."""
     gone = set(rows)
     return dataset.select([row for row in range(len(dataset)) if row not in gone])
 
 
-def check_dataset(argument: str, dataset) -> None:
+def check_dataset(argument: str, dataset: object) -> None:
     """
     Checks that an argument is a single split whose rows have numbers.
 

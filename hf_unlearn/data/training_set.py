@@ -1,9 +1,11 @@
 """The images that updates are computed from (forget, retained and generated images), and their order in an epoch."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch.utils.data import Dataset, Sampler
+
+from .rows import Rows
 
 
 class TrainingSet(Dataset):
@@ -22,7 +24,7 @@ class TrainingSet(Dataset):
             label -1.
     """
 
-    def __init__(self, parts: dict[str, Dataset]):
+    def __init__(self, parts: Mapping[str, Rows]):
         self.parts = parts
         self.start, total = {}, 0
         for name, part in parts.items():
@@ -38,8 +40,8 @@ class TrainingSet(Dataset):
         """The positions of a part."""
         return range(self.start[name], self.start[name] + len(self.parts[name]))
 
-    def __getitem__(self, position: int) -> dict:
-        row = position % self.total
+    def __getitem__(self, index: int) -> dict:
+        row = index % self.total
         name = next(name for name in reversed(self.start) if row >= self.start[name])
         item = self.parts[name][row - self.start[name]]
         labels = {"labels": item.get("labels", -1)} if self.is_labelled else {}
@@ -48,7 +50,7 @@ class TrainingSet(Dataset):
             **labels,
             "sample_index": row,
             "is_forget": name == "forget",
-            "sample_weight": float(position < self.total),
+            "sample_weight": float(index < self.total),
         }
 
 
@@ -116,12 +118,12 @@ class PhasedSampler(Sampler):
         multiples = [self.update_size] * (len(phases) - 1) + [self.multiple_of]
         return [(phase, -len(phase) % multiple) for phase, multiple in zip(phases, multiples, strict=True)]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
 
         def shuffled(positions: Iterable[int]) -> list[int]:
-            positions = torch.as_tensor(list(positions))
-            return positions[torch.randperm(len(positions), generator=generator)].tolist()
+            order = torch.as_tensor(list(positions))
+            return order[torch.randperm(len(order), generator=generator)].tolist()
 
         for phase, padding in self.padded(self.phases(shuffled if self.shuffle else list)):
             yield from phase

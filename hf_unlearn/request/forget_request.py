@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import yaml
+from yaml.constructor import ConstructorError
 
 from ..errors import InputError, listing
 from .schemas import check_schema
@@ -71,9 +72,9 @@ class ForgetRequest:
         [`InputError`]: if no way or more than one way is used, or if a value is not valid.
     """
 
-    classes: list[str | int] | None = None
+    classes: list[str] | list[int] | list[str | int] | None = None
     column: str | None = None
-    values: list[str | int | float | bool] | None = None
+    values: list[str] | list[int] | list[float] | list[bool] | list[str | int | float | bool] | None = None
     indices: list[int] | None = None
     ids: list[str] | None = None
     id_column: str | None = None
@@ -143,9 +144,9 @@ class ForgetRequest:
 
     def describe(self) -> str:
         """Describes what is forgotten in words that can be published: they name no single image."""
-        if self.kind == "classes":
+        if self.classes is not None:
             return f"every image of the class{'es' if len(self.classes) > 1 else ''} {listing(self.classes)}"
-        if self.kind == "column":
+        if self.values is not None:
             return f"every image whose {self.column} is {listing(self.values)}"
         if self.kind == "random":
             return "a random selection of training images"
@@ -162,7 +163,9 @@ class ForgetRequest:
         Returns:
             `list[int]`: row numbers, sorted.
         """
-        count = self.count if self.count is not None else max(1, round(self.fraction * num_rows))
+        count = self.count if self.fraction is None else max(1, round(self.fraction * num_rows))
+        if count is None:
+            raise ValueError(f"the request names its images in another way: {self.kind}")
         if count > num_rows:
             raise InputError("count", f"{count} is more than the {num_rows} rows of the training split.")
         return sorted(random.Random(self.seed).sample(range(num_rows), count))
@@ -289,13 +292,13 @@ class RequestLoader(yaml.SafeLoader):
 
     yaml_implicit_resolvers = {}
 
-    def compose_node(self, parent, index):
+    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) is not None:
-            raise yaml.constructor.ConstructorError(None, None, "aliases and tags are not allowed", event.start_mark)
+            raise ConstructorError(None, None, "aliases and tags are not allowed", event.start_mark)
         return super().compose_node(parent, index)
 
-    def construct_mapping(self, node, deep=False):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         return without_duplicates(
             [
                 (self.construct_object(key, deep=True), self.construct_object(value, deep=True))

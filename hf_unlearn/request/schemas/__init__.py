@@ -22,7 +22,7 @@ def read_schema(name: str) -> dict:
     return json.loads((Path(__file__).parent / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def check_schema(values, name: str) -> None:
+def check_schema(values: object, name: str) -> None:
     """
     Checks values against a schema.
 
