@@ -66,7 +66,7 @@ def metric_info(
     ]
     returns = textwrap.fill(f"`dict[str, float]`: {returns}", 119, initial_indent=" " * 4, subsequent_indent=" " * 4)
     return evaluate.MetricInfo(
-        description=" ".join(inspect.getdoc(type(metric)).split()),
+        description=" ".join((inspect.getdoc(type(metric)) or "").split()),
         citation=citation,
         inputs_description="\n".join(["", "Args:", *arguments, "", "Returns:", returns, ""]),
         features=datasets.Features({name: FEATURES[kind] for name, (kind, _) in columns.items()}),
@@ -74,7 +74,11 @@ def metric_info(
 
 
 def mean_by_split(
-    metric: str, measure: Callable[[np.ndarray, np.ndarray], np.ndarray | float], predictions, references, splits
+    metric: str,
+    measure: Callable[[np.ndarray, np.ndarray], np.ndarray | float],
+    predictions: list[list[float]],
+    references: list[list[float]],
+    splits: list[str],
 ) -> dict[str, float]:
     """
     Compares two models image by image and takes the mean over each split.
@@ -93,7 +97,7 @@ def mean_by_split(
         `dict[str, float]`: `<metric>_<split>` for each split, and `<metric>`, which is that of the split "forget".
     """
     parts = by_split(metric, splits, rows={"predictions": predictions, "references": references})
-    values = {split: float(np.mean(measure(**part))) for split, part in parts.items()}
+    values = {split: float(np.mean(measure(part["predictions"], part["references"]))) for split, part in parts.items()}
     return {metric: values["forget"]} | {f"{metric}_{split}": value for split, value in values.items()}
 
 
@@ -128,16 +132,16 @@ def by_split(
     Returns:
         `dict[str, dict[str, np.ndarray]]`: by split and column, float64 of shape `(n, K)` or int64 of shape `(n,)`.
     """
-    splits = np.asarray(splits)
+    split_of = np.asarray(splits)
     for split in required:
-        if not (splits == split).any():
+        if not (split_of == split).any():
             raise InputError("splits", f"{metric} needs at least one image of the split {split!r}.")
-    if len(splits) == 0:
+    if len(split_of) == 0:
         raise InputError("splits", f"{metric} needs at least one image, of any split.")
     width = len(next(iter(rows.values()))[0])
     parts = {}
-    for split in dict.fromkeys(splits.tolist()):
-        where = np.flatnonzero(splits == split)
+    for split in dict.fromkeys(split_of.tolist()):
+        where = np.flatnonzero(split_of == split)
         parts[split] = {
             column: _check_rows(column, split, [values[i] for i in where], width, probabilities)
             for column, values in rows.items()

@@ -44,8 +44,10 @@ def activation_distance(predictions: np.ndarray, references: np.ndarray) -> np.n
 class ActivationDistance(evaluate.Metric):
     """Mean Euclidean distance between the probabilities of the unlearned and the retrained model on each split."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return metric_info(self, _CITATION, _RETURNS, predictions=UNLEARNED, references=OTHER_MODEL, splits=SPLITS)
 
-    def _compute(self, predictions, references, splits):
+    def _compute(
+        self, predictions: list[list[float]], references: list[list[float]], splits: list[str]
+    ) -> dict[str, float]:
         return mean_by_split("activation_distance", activation_distance, predictions, references, splits)

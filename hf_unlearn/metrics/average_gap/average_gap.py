@@ -39,12 +39,14 @@ class AverageGap(evaluate.Metric):
     and without membership inference.
     """
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return metric_info(
             self, _CITATION, _RETURNS, predictions=UNLEARNED, references=RETRAINED, labels=LABELS, splits=ALL_SPLITS
         )
 
-    def _compute(self, predictions, references, labels, splits):
+    def _compute(
+        self, predictions: list[list[float]], references: list[list[float]], labels: list[int], splits: list[str]
+    ) -> dict[str, float]:
         rows = {"predictions": predictions, "references": references}
         parts = by_split("average_gap", splits, rows, labels={"labels": labels}, required=SPLIT_NAMES)
         measures = []

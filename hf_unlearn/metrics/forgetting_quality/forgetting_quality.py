@@ -163,7 +163,7 @@ class ForgettingQuality(evaluate.Metric):
     models, and its final score, which also counts how much of the accuracy was kept.
     """
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return metric_info(
             self,
             _CITATION,
@@ -182,7 +182,14 @@ class ForgettingQuality(evaluate.Metric):
             splits=(TEXTS, '"retain", "test" or "forget" per row.'),
         )
 
-    def _compute(self, predictions, references, labels, models, splits):
+    def _compute(
+        self,
+        predictions: list[list[float]],
+        references: list[list[float]],
+        labels: list[int],
+        models: list[int],
+        splits: list[str],
+    ) -> dict[str, float]:
         rows = {"predictions": predictions, "references": references}
         parts = by_split("forgetting_quality", splits, rows, labels={"labels": labels}, others={"models": models})
         forget = by_model(**parts["forget"])

@@ -44,8 +44,10 @@ def js_divergence(predictions: np.ndarray, references: np.ndarray) -> np.ndarray
 class JsDivergence(evaluate.Metric):
     """Mean Jensen-Shannon divergence between the outputs of the unlearned and another model on each split."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return metric_info(self, _CITATION, _RETURNS, predictions=UNLEARNED, references=OTHER_MODEL, splits=SPLITS)
 
-    def _compute(self, predictions, references, splits):
+    def _compute(
+        self, predictions: list[list[float]], references: list[list[float]], splits: list[str]
+    ) -> dict[str, float]:
         return mean_by_split("js_divergence", js_divergence, predictions, references, splits)

@@ -42,8 +42,10 @@ def kl_to_reference(predictions: np.ndarray, references: np.ndarray) -> np.ndarr
 class KlToReference(evaluate.Metric):
     """Mean Kullback-Leibler divergence KL(reference‖unlearned) between the outputs of two models on each split."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return metric_info(self, _CITATION, _RETURNS, predictions=UNLEARNED, references=OTHER_MODEL, splits=SPLITS)
 
-    def _compute(self, predictions, references, splits):
+    def _compute(
+        self, predictions: list[list[float]], references: list[list[float]], splits: list[str]
+    ) -> dict[str, float]:
         return mean_by_split("kl_to_reference", kl_to_reference, predictions, references, splits)

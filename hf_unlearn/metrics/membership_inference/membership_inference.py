@@ -210,7 +210,7 @@ class MembershipInference(evaluate.Metric):
     entropy, loss, confidence and modified entropy tell forget images from unseen ones.
     """
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return metric_info(
             self,
             _CITATION,
@@ -220,7 +220,7 @@ class MembershipInference(evaluate.Metric):
             splits=(TEXTS, '"retain" (training images, the members), "test" (non-members) or "forget" per image.'),
         )
 
-    def _compute(self, predictions, references, splits):
+    def _compute(self, predictions: list[list[float]], references: list[int], splits: list[str]) -> dict[str, float]:
         rows, labels = {"predictions": predictions}, {"references": references}
         parts = by_split("membership_inference", splits, rows, labels, required=SPLIT_NAMES)
         entropies = {split: entropy(parts[split]["predictions"]) for split in SPLIT_NAMES}

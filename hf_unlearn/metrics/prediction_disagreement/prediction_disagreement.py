@@ -35,8 +35,10 @@ def prediction_disagreement(predictions: np.ndarray, references: np.ndarray) -> 
 class PredictionDisagreement(evaluate.Metric):
     """Share of images of each split that the unlearned and the retrained model put into different classes."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return metric_info(self, _CITATION, _RETURNS, predictions=UNLEARNED, references=OTHER_MODEL, splits=SPLITS)
 
-    def _compute(self, predictions, references, splits):
+    def _compute(
+        self, predictions: list[list[float]], references: list[list[float]], splits: list[str]
+    ) -> dict[str, float]:
         return mean_by_split("prediction_disagreement", prediction_disagreement, predictions, references, splits)

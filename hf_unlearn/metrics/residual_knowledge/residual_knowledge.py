@@ -58,7 +58,7 @@ class ResidualKnowledge(evaluate.Metric):
     share of forget images that the unlearned model recognizes more often.
     """
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return metric_info(
             self,
             _CITATION,
@@ -73,7 +73,14 @@ class ResidualKnowledge(evaluate.Metric):
             splits=(TEXTS, '"forget" for each row to be used.'),
         )
 
-    def _compute(self, predictions, references, labels, images, splits):
+    def _compute(
+        self,
+        predictions: list[list[float]],
+        references: list[list[float]],
+        labels: list[int],
+        images: list[int],
+        splits: list[str],
+    ) -> dict[str, float]:
         rows = {"predictions": predictions, "references": references}
         parts = by_split("residual_knowledge", splits, rows, labels={"labels": labels}, others={"images": images})
         forget = parts["forget"]

@@ -52,7 +52,7 @@ class RetrainFreeJs(evaluate.Metric):
     the original model's on test images.
     """
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         rows = (
             ROWS,
             'one row of probabilities per image: of the unlearned model in the split "forget", of the original model in '
@@ -60,7 +60,7 @@ class RetrainFreeJs(evaluate.Metric):
         )
         return metric_info(self, _CITATION, _RETURNS, predictions=rows, references=LABELS, splits=SPLITS)
 
-    def _compute(self, predictions, references, splits):
+    def _compute(self, predictions: list[list[float]], references: list[int], splits: list[str]) -> dict[str, float]:
         rows, labels = {"predictions": predictions}, {"references": references}
         parts = by_split("retrain_free_js", splits, rows, labels, required=("forget", "test"))
         forget, test = parts["forget"], parts["test"]

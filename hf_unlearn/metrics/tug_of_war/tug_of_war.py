@@ -32,12 +32,14 @@ def tug_of_war(unlearned: dict[str, float], retrained: dict[str, float]) -> floa
 class TugOfWar(evaluate.Metric):
     """Tug of war (ToW): product over forget, retain and test of 1 minus the gap in accuracy to a retrained model."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return metric_info(
             self, _CITATION, _RETURNS, predictions=UNLEARNED, references=RETRAINED, labels=LABELS, splits=ALL_SPLITS
         )
 
-    def _compute(self, predictions, references, labels, splits):
+    def _compute(
+        self, predictions: list[list[float]], references: list[list[float]], labels: list[int], splits: list[str]
+    ) -> dict[str, float]:
         rows = {"predictions": predictions, "references": references}
         parts = by_split("tug_of_war", splits, rows, labels={"labels": labels}, required=SPLIT_NAMES)
         unlearned, retrained = (

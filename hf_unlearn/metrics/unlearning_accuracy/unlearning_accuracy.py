@@ -35,7 +35,7 @@ def class_accuracy(predictions: np.ndarray, references: np.ndarray) -> dict[int,
 class UnlearningAccuracy(evaluate.Metric):
     """Accuracy on each of the splits of an unlearning run (forget, retain, test) and on each of their classes."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return metric_info(
             self,
             "",
@@ -45,7 +45,7 @@ class UnlearningAccuracy(evaluate.Metric):
             splits=(TEXTS, 'the split of each image, for example "forget", "retain" or "test".'),
         )
 
-    def _compute(self, predictions, references, splits):
+    def _compute(self, predictions: list[list[float]], references: list[int], splits: list[str]) -> dict[str, float]:
         rows, labels = {"predictions": predictions}, {"references": references}
         parts = by_split("unlearning_accuracy", splits, rows, labels, required=(), probabilities=False)
         by_class = {

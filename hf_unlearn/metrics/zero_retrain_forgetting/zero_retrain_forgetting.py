@@ -40,7 +40,7 @@ def zero_retrain_forgetting(predictions: np.ndarray, references: np.ndarray) -> 
 class ZeroRetrainForgetting(evaluate.Metric):
     """Zero retrain forgetting (ZRF): 1 minus the mean JS divergence, in bits, to a randomly initialized model."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return metric_info(
             self,
             _CITATION,
@@ -50,5 +50,7 @@ class ZeroRetrainForgetting(evaluate.Metric):
             splits=SPLITS,
         )
 
-    def _compute(self, predictions, references, splits):
+    def _compute(
+        self, predictions: list[list[float]], references: list[list[float]], splits: list[str]
+    ) -> dict[str, float]:
         return mean_by_split("zero_retrain_forgetting", zero_retrain_forgetting, predictions, references, splits)
