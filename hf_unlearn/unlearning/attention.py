@@ -1,7 +1,8 @@
 """Attention in bfloat16 on a CPU by two matrix products, which take less time there than torch's fused kernel."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
 @contextmanager
-def attention_by_products() -> Iterator[None]:
+def attention_by_products() -> Generator[None, None, None]:
     """Inside, models of transformers that use `sdpa` compute attention by [`softmax_of_products`] where it pays."""
     before = ALL_ATTENTION_FUNCTIONS["sdpa"]
     ALL_ATTENTION_FUNCTIONS["sdpa"] = softmax_of_products
@@ -29,7 +30,7 @@ def softmax_of_products(
     dropout: float = 0.0,
     scaling: float | None = None,
     is_causal: bool | None = None,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """
     softmax(q kᵀ · scaling) v in bfloat16 on a CPU, as the encoders of images have it. All else goes to the
@@ -50,9 +51,8 @@ def softmax_of_products(
     # What says nothing of it is causal to the library.
     sees_all = not (getattr(module, "is_causal", True) if is_causal is None else is_causal)
     asks_for_more = dropout or any(value is not None and value is not False for value in kwargs.values())
-    is_plain = sees_all and attention_mask is None and scaling is not None and query.shape == key.shape
-    if not (pays and is_plain) or asks_for_more or query.requires_grad:
-        settings = {"dropout": dropout, "scaling": scaling, "is_causal": is_causal, **kwargs}
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
+    is_plain = sees_all and attention_mask is None and query.shape == key.shape
+    if not (pays and is_plain) or scaling is None or asks_for_more or query.requires_grad:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, is_causal, **kwargs)
     weights = (query * scaling @ key.transpose(2, 3)).softmax(dim=-1)
     return (weights @ value).transpose(1, 2).contiguous(), None

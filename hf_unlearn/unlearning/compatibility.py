@@ -1,6 +1,7 @@
 """Refuses, in one line and before anything runs, what the methods do not fit: models, image processors, datasets."""
 
 import inspect
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -9,6 +10,15 @@ from torch import nn
 from ..data.image_dataset import prepare
 from ..errors import InputError, listing
 from .precision import in_float32
+
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import BaseImageProcessor, PreTrainedModel
+
+
+# For annotations: a model with adapters or without. In quotes, for one of the libraries is optional.
+ImageClassifier: TypeAlias = "PreTrainedModel | PeftModel"
 
 
 def check_model(argument: str, model: nn.Module) -> None:
@@ -34,7 +44,17 @@ def check_model(argument: str, model: nn.Module) -> None:
         raise InputError(argument, f"has quantized weights ({method}), which cannot move; name the model before that.")
 
 
-def check_image_processor(argument: str, image_processor) -> torch.Tensor:
+def id2label_of(model: nn.Module) -> dict[int, str]:
+    """The names of a model's classes by label id, which all that [`check_model`] lets through have."""
+    return cast(Any, model.config).id2label
+
+
+def num_labels_of(model: nn.Module) -> int:
+    """How many classes a model has."""
+    return cast(Any, model.config).num_labels
+
+
+def check_image_processor(argument: str, image_processor: "BaseImageProcessor") -> torch.Tensor:
     """
     Args:
         argument (`str`):
@@ -95,14 +115,14 @@ def check_logits(argument: str, model: nn.Module, pixel_values: torch.Tensor) ->
         raise InputError(argument, f"{name} cannot pass pixel_values of shape {shape}: {reason}") from error
     finally:
         model.train(was_training)
-    logits, num_labels = logits_of(output, argument, name), model.config.num_labels
+    logits, num_labels = logits_of(output, argument, name), num_labels_of(model)
     if logits.shape != (1, num_labels):
         raise InputError(
             argument, f"{name} gives logits of shape {list(logits.shape)} for one image; (1, {num_labels}) is needed."
         )
 
 
-def logits_of(output, argument: str, name: str) -> torch.Tensor:
+def logits_of(output: Any, argument: str, name: str) -> torch.Tensor:
     """
     The logits in the output of a model called `name`.
 

@@ -1,7 +1,7 @@
 """What every unlearning method shares in its configuration."""
 
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from transformers import TrainingArguments
@@ -58,6 +58,11 @@ class UnlearningConfig(TrainingArguments):
 
     # Published definitions of a method, for those that have several.
     preset = None
+    if TYPE_CHECKING:
+        # Set by `TrainingArguments` if it was not given.
+        output_dir: str = "trainer_output"
+        # Heading of the flags in a command's help.
+        _argument_group_name: ClassVar[str]
 
     forget_kind: Literal["class", "subclass", "images"] | None = field(
         default=None, metadata={"help": "What the forget set is. Default: follows from the request."}
@@ -98,13 +103,13 @@ class UnlearningConfig(TrainingArguments):
         is_new = hasattr(self, "activation_checkpointing")
         return bool(self.activation_checkpointing if is_new else self.gradient_checkpointing)
 
-    def settings(self) -> dict:
+    def settings(self) -> dict[str, Any]:
         """The settings that decide the result, for the report, the card and the record."""
         own = [f.name for f in fields(self) if f.name not in UnlearningConfig.__dataclass_fields__]
         return {name: getattr(self, name) for name in [*own, *UPDATE_SETTINGS, "forget_kind", "seed", "bf16", "fp16"]}
 
 
-def check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(argument: str, value: str | None, choices: tuple[str, ...]) -> None:
     """
     Raises:
         [`InputError`]: if the value is none of the choices.

@@ -1,6 +1,7 @@
 """What the part of a network that does not move says of the forget images: computed once, then only the rest runs."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ class Cut:
     """
 
     split: nn.Module
-    early: dict
+    early: dict[nn.Module, Any]
     pixel_values: torch.Tensor
 
     def late_logits(self, model: nn.Module, features: torch.Tensor) -> torch.Tensor:
@@ -54,7 +55,7 @@ class EarlyFeatures:
     def __init__(self, cut: Cut, num_images: int):
         self.cut = cut
         self.num_images = num_images
-        self.features = None
+        self.features: torch.Tensor | None = None
         # Not a tensor: asking waits for no device.
         self.is_kept = np.zeros(num_images, dtype=bool)
 
@@ -75,9 +76,9 @@ class EarlyFeatures:
                 The images, always the same ones at the same positions. Not needed where their features are kept.
         """
         rows = torch.tensor(positions)
-        if self.hold(positions):
+        if self.features is not None and self.hold(positions):
             return self.cut.late_logits(model, self.features[rows].to(self.cut.pixel_values.device))
-        seen = []
+        seen: list[torch.Tensor] = []
         hook = self.cut.split.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
         logits = model(pixel_values=pixel_values).logits
         hook.remove()
@@ -112,11 +113,11 @@ def find_cut(model: nn.Module, pixel_values: torch.Tensor) -> Cut | None:
     pixel_values = torch.cat([pixel_values, pixel_values.flip(3)])
     started, ended_before, inputs = [], {}, {}
 
-    def start(module, args):
+    def start(module: nn.Module, args: tuple) -> None:
         started.append(module)
         ended_before[module] = list(ended)
 
-    def end(module, args, output):
+    def end(module: nn.Module, args: tuple, output: Any) -> None:
         ended.append(module)
         first = output[0] if isinstance(output, tuple) else output
         if args and all(isinstance(x, torch.Tensor) and x.is_floating_point() for x in (args[0], first)):
@@ -143,7 +144,7 @@ def find_cut(model: nn.Module, pixel_values: torch.Tensor) -> Cut | None:
 
 
 @torch.no_grad()
-def outputs_for_nan(model: nn.Module, modules: list[nn.Module], pixel_values: torch.Tensor) -> dict:
+def outputs_for_nan(model: nn.Module, modules: list[nn.Module], pixel_values: torch.Tensor) -> dict[nn.Module, Any]:
     """The output of each module when the model gets one image of NaN."""
     outputs = {}
     hooks = [

@@ -1,6 +1,6 @@
 """How much has the model changed elsewhere? Estimated with no retained data, and the limit past which nothing is saved."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +52,7 @@ class Guard:
         forward: Callable[[torch.Tensor], torch.Tensor],
         pixel_values: torch.Tensor,
         num_labels: int,
-        vanishing: set[int] = frozenset(),
+        vanishing: Set[int] = frozenset(),
         seed: int = 0,
         forward_again: Callable[[int], Callable[[list[int], torch.Tensor], torch.Tensor]] | None = None,
     ):
@@ -129,7 +129,7 @@ class Guard:
         return torch.cat(noises)
 
 
-def staying_classes(num_labels: int, vanishing: set[int]) -> list[int]:
+def staying_classes(num_labels: int, vanishing: Set[int]) -> list[int]:
     """Label ids of the classes that are not to vanish; of all where fewer than two stay, for there is nothing to compare."""
     staying = [label for label in range(num_labels) if label not in vanishing]
     return staying if len(staying) > 1 else list(range(num_labels))

@@ -1,7 +1,7 @@
 """The smallest change of the head that makes the model wrong about some images and leaves its other answers alone."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..data.rows import Rows
 from ..errors import InputError
 
 
@@ -34,7 +35,7 @@ def find_heads(model: nn.Module, pixel_values: torch.Tensor) -> list[nn.Linear]:
         pixel_values (`torch.Tensor` of shape `(1, C, H, W)`):
             Any image.
     """
-    called = []
+    called: list[tuple[nn.Linear, torch.Tensor, torch.Tensor]] = []
     hooks = [
         module.register_forward_hook(lambda module, inputs, output: called.append((module, inputs[0], output)))
         for module in model.modules()
@@ -51,7 +52,7 @@ def find_heads(model: nn.Module, pixel_values: torch.Tensor) -> list[nn.Linear]:
         once = len(set(layers)) == number and all([layer for layer, *_ in called].count(one) == 1 for one in layers)
         if not once or not one_row or any(output.numel() != logits.numel() for *_, output in last):
             continue
-        mean = sum(output.flatten() for *_, output in last) / number
+        mean = torch.stack([output.flatten() for _, _, output in last]).sum(dim=0) / number
         if torch.equal(mean, logits.flatten()):
             return layers
     return []
@@ -64,7 +65,7 @@ def find_head(model: nn.Module, pixel_values: torch.Tensor) -> nn.Linear | None:
 
 
 @contextmanager
-def head_inputs(heads: list[nn.Linear]) -> Iterator[list[torch.Tensor]]:
+def head_inputs(heads: list[nn.Linear]) -> Generator[list[torch.Tensor], None, None]:
     """
     What the heads see of each batch that passes meanwhile.
 
@@ -77,7 +78,7 @@ def head_inputs(heads: list[nn.Linear]) -> Iterator[list[torch.Tensor]]:
     """
     seen, parts = [], {}
 
-    def keep(module, inputs):
+    def keep(module: nn.Linear, inputs: tuple[torch.Tensor, ...]) -> None:
         parts[module] = inputs[0].reshape(-1, module.in_features)
         if len(parts) == len(heads):
             seen.append(torch.cat([parts[head] for head in heads], dim=1))
@@ -98,7 +99,7 @@ def head_weight(heads: list[nn.Linear]) -> torch.Tensor:
     """
     parts = [head.weight / len(heads) for head in heads]
     if heads[0].bias is not None:
-        parts.append(sum(head.bias for head in heads)[:, None] / len(heads))
+        parts.append(torch.stack([head.bias for head in heads]).sum(dim=0)[:, None] / len(heads))
     return torch.cat(parts, dim=1).double().cpu()
 
 
@@ -110,12 +111,12 @@ def put_head(heads: list[nn.Linear], weight: torch.Tensor) -> None:
         head.weight.copy_(len(heads) * weight[:, start : start + head.in_features])
         start += head.in_features
     if heads[0].bias is not None:
-        moved = weight[:, -1] - sum(head.bias for head in heads) / len(heads)
+        moved = weight[:, -1] - torch.stack([head.bias for head in heads]).mean(dim=0)
         for head in heads:
-            head.bias += moved
+            head.bias.add_(moved)
 
 
-def require_head(model: nn.Module, dataset, method: str) -> nn.Linear:
+def require_head(model: nn.Module, dataset: Rows, method: str | None) -> nn.Linear:
     """
     The layer that [`find_head`] finds for a method that cannot do without.
 
@@ -216,7 +217,7 @@ def minimise(weight: torch.Tensor, features: Features, moved: torch.Tensor, push
     moment += FLOOR * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype)
     factor = torch.linalg.cholesky(moment)
 
-    def whiten(x):
+    def whiten(x: torch.Tensor) -> torch.Tensor:
         return torch.linalg.solve_triangular(factor, x.T, upper=False).T
 
     forget, answers, instead = features.forget[moved], features.answers[moved], features.instead[moved]
@@ -232,7 +233,7 @@ def minimise(weight: torch.Tensor, features: Features, moved: torch.Tensor, push
         tolerance_change=0.0,
     )
 
-    def objective():
+    def objective() -> torch.Tensor:
         optimizer.zero_grad()
         logits = forget_logits + forget @ change.T
         gap = logits.gather(1, answers[:, None]) - logits.gather(1, instead[:, None])

@@ -43,7 +43,7 @@ def sum_over_images(
     """
     moving = {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
 
-    def objective_of_image(moving, image, label):
+    def objective_of_image(moving: dict[str, torch.Tensor], image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         logits = functional_call(model, moving, kwargs={"pixel_values": image[None]}).logits
         return objective(logits[0].float(), label)
 

@@ -1,11 +1,16 @@
 """What a trainer is given: refused in one line if it does not fit, and turned into `pixel_values`."""
 
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
 import torch
 from datasets import Dataset
+from torch import nn
 
-from ..data.forget_kind import kind_of_labels, kind_of_request
+from ..data.forget_kind import ForgetKind, kind_of_labels, kind_of_request
 from ..data.image_dataset import ImageDataset
 from ..data.labels import find_label_column, match_labels
+from ..data.rows import Rows
 from ..data.splits import ForgetSource, check_dataset
 from ..errors import InputError, listing
 from ..request.forget_request import ForgetRequest
@@ -14,8 +19,41 @@ from .compatibility import check_image_processor, check_logits, check_model
 from .method_names import forget_only_methods
 
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from transformers import BaseImageProcessor, DataCollator, EvalPrediction, TrainerCallback
+
+    class PassedOn(TypedDict, total=False):
+        """What [`UnlearningTrainer`] passes on to [`~transformers.Trainer`]."""
+
+        data_collator: DataCollator | None
+        compute_loss_func: Callable | None
+        compute_metrics: Callable[[EvalPrediction], dict] | None
+        callbacks: list[TrainerCallback] | None
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None]
+        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None
+        preprocess_logits_for_metrics: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None
+
+    class Given(PassedOn, total=False):
+        """What a method passes on to [`UnlearningTrainer`]."""
+
+        processing_class: BaseImageProcessor | None
+        forget_dataset: Rows | None
+        retain_dataset: Rows | None
+        eval_dataset: Rows | dict[str, Any] | None
+        image_column: str | None
+        label_column: str | None
+        request: ForgetRequest | None
+
+
 def check_inputs(
-    model, image_processor, forget_dataset, retain_dataset, eval_dataset, needs_retain: str | None
+    model: nn.Module,
+    image_processor: "BaseImageProcessor | None",
+    forget_dataset: Rows | None,
+    retain_dataset: Rows | None,
+    eval_dataset: Rows | dict[str, Any] | None,
+    needs_retain: str | None,
 ) -> None:
     """
     Args:
@@ -43,7 +81,7 @@ def check_inputs(
     check_logits("model", model, prepared_image(forget_dataset, image_processor))
 
 
-def prepared_image(dataset, image_processor) -> torch.Tensor:
+def prepared_image(dataset: Rows, image_processor: "BaseImageProcessor | None") -> torch.Tensor:
     """
     The shape in which the model gets its images, as an image of it, of shape `(1, C, H, W)`.
 
@@ -70,11 +108,11 @@ def prepared_image(dataset, image_processor) -> torch.Tensor:
 def find_forget_kind(
     request: ForgetRequest | None,
     source: ForgetSource | None,
-    forget_dataset,
-    retained,
+    forget_dataset: Rows,
+    retained: Rows | None,
     label_column: str | None,
     id2label: dict[int, str],
-) -> str:
+) -> ForgetKind:
     """
     What the forget set is, by the request or, without one, by the labels; the run says which it took it for.
 
@@ -97,15 +135,31 @@ def find_forget_kind(
     return kind
 
 
-def prepare_dataset(dataset, id2label: dict[int, str], image_processor, image_column, label_column):
-    """An [`ImageDataset`] of raw images; one that has `pixel_values`, or none at all, stays as it is."""
+def prepare_dataset(
+    argument: str,
+    dataset: Rows | None,
+    id2label: dict[int, str],
+    image_processor: "BaseImageProcessor",
+    image_column: str | None,
+    label_column: str | None,
+) -> Rows | None:
+    """
+    An [`ImageDataset`] of raw images; one that has `pixel_values`, or none at all, stays as it is.
+
+    Raises:
+        [`InputError`]: if raw images lie in no `datasets.Dataset`, which alone has columns to find them in.
+    """
     if dataset is None or isinstance(dataset, ImageDataset) or "pixel_values" in dataset[0]:
         return dataset
+    if not isinstance(dataset, Dataset):
+        raise InputError(
+            argument, "has no pixel_values; raw images are taken from a column of a datasets.Dataset alone."
+        )
     label_column = find_label_column(dataset, label_column, id2label)
     label_ids = match_labels(dataset, label_column, id2label) if label_column else None
     return ImageDataset(dataset, image_processor, image_column, label_column, label_ids)
 
 
-def compute_accuracy(prediction) -> dict[str, float]:
+def compute_accuracy(prediction: "EvalPrediction") -> dict[str, float]:
     """Default metric of [`~transformers.Trainer.evaluate`]."""
-    return {"accuracy": float((prediction.predictions.argmax(axis=-1) == prediction.label_ids).mean())}
+    return {"accuracy": float((np.asarray(prediction.predictions).argmax(axis=-1) == prediction.label_ids).mean())}

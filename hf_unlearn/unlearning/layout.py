@@ -1,7 +1,7 @@
 """How weights and images lie in memory while a model is unlearned: their order, and how many images pass at once."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import torch
@@ -33,7 +33,7 @@ def memory_format(model: nn.Module, pixel_values: torch.Tensor) -> torch.memory_
 
 
 @contextmanager
-def laid_out(model: nn.Module, order: torch.memory_format):
+def laid_out(model: nn.Module, order: torch.memory_format) -> Generator[None, None, None]:
     """
     The weights in this order while they move. Afterwards they lie where they lay: kernels choose by order and alignment,
     and the outputs are to be those of the model when it is loaded again.

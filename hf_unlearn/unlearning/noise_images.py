@@ -88,7 +88,7 @@ def take_turns(classes: torch.Tensor, num_images: int) -> torch.Tensor:
     return classes[torch.arange(num_images, device=classes.device) % len(classes)]
 
 
-def check_forget_kind(name: str, forget_kind: str, possible: tuple[str, ...]) -> None:
+def check_forget_kind(name: str | None, forget_kind: str | None, possible: tuple[str, ...]) -> None:
     """
     Raises:
         [`InputError`]: if the method, which forgets classes, cannot forget what the request names.

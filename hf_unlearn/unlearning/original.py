@@ -1,6 +1,7 @@
 """The model before it moved: its weights and answers, and whether what became of it is fit to be kept."""
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -9,9 +10,16 @@ from transformers import TrainerCallback
 from ..data.training_set import TrainingSet
 from ..errors import CollapsedModelError
 from ..terminal import say
+from .compatibility import num_labels_of
 from .guard import NUM_IMAGES, Guard
 from .precision import rounded
 from .step_size import norm
+
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    from .trainer import UnlearningTrainer
 
 
 class Original:
@@ -52,21 +60,22 @@ class ObserveOriginal(TrainerCallback):
     resumed run has no batch left.
     """
 
-    def __init__(self, trainer):
+    def __init__(self, trainer: "UnlearningTrainer"):
         self.trainer = trainer
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
+    ) -> None:
         observe_original(self.trainer)
 
 
-def observe_original(trainer) -> None:
+def observe_original(trainer: "UnlearningTrainer") -> None:
     """Looks at the original model before it moves: its answers on the forget set, and the guard's probes."""
     resumed = trainer.state.global_step > 0 and not trainer.is_fsdp_enabled
     if trainer.is_fsdp_enabled:
         # Only now are the weights sharded as those they are compared with.
         trainer.original = Original(trainer.model)
-    if resumed:
-        moved = swap_weights(trainer.model, trainer.original.weights)
+    moved = swap_weights(trainer.model, trainer.original.weights) if resumed else None
     # Looking must not disturb the random numbers of the run, dropout's for one.
     with torch.random.fork_rng(devices=[]):
         find_answers(trainer)
@@ -83,20 +92,20 @@ def observe_original(trainer) -> None:
             # Not the wrapped model: the probes' gradients are none of data parallelism's business.
             lambda pixel_values: trainer.model(pixel_values=pixel_values).logits,
             pixel_values,
-            trainer.model.config.num_labels,
+            num_labels_of(trainer.model),
             vanishing=set(trainer.answers.tolist()) if trainer.args.forget_kind == "class" else frozenset(),
             seed=trainer.args.seed,
             forward_again=trainer.forward_again,
         )
         trainer.prepare()
-    if resumed:
+    if moved is not None:
         swap_weights(trainer.model, moved)
 
 
 @torch.no_grad()
-def find_logits(trainer, model: nn.Module, dataset: TrainingSet) -> torch.Tensor:
+def find_logits(trainer: "UnlearningTrainer", model: nn.Module, dataset: TrainingSet) -> torch.Tensor:
     """What a model says of each image of a training set, of shape `(n, K)`; the same on all processes."""
-    logits = torch.zeros(len(dataset), trainer.model.config.num_labels, device=trainer.args.device)
+    logits = torch.zeros(len(dataset), num_labels_of(trainer.model), device=trainer.args.device)
     model.eval()
     # Batches of the size of an update's: what is compared with itself there differs by nothing, not by rounding, which
     # Adam would take for a gradient.
@@ -107,13 +116,13 @@ def find_logits(trainer, model: nn.Module, dataset: TrainingSet) -> torch.Tensor
 
 
 @torch.no_grad()
-def find_answers(trainer) -> None:
+def find_answers(trainer: "UnlearningTrainer") -> None:
     """
     Finds the class that each forget image is to lose: its label; without labels, the original model's answer; and
     when a whole class is to vanish, the class that most of those answers name, for the few images that the model
     takes for another class would make that one vanish as well.
     """
-    num_labels = trainer.model.config.num_labels
+    num_labels = num_labels_of(trainer.model)
     trainer.answers = torch.full((len(trainer.train_dataset),), -1, device=trainer.args.device)
     counts = torch.zeros(num_labels, device=trainer.args.device)
     at_once = trainer.forget_batch_size
@@ -122,14 +131,15 @@ def find_answers(trainer) -> None:
     # again, a gigabyte for 100,000 images.
     index, answers = torch.zeros(2, num_batches * at_once, dtype=torch.long, device=trainer.args.device)
     weight, positions = torch.zeros(num_batches * at_once, device=trainer.args.device), []
+    labelled = False
     for batch, logits in trainer.forget_outputs():
+        labelled = "labels" in batch
         own = logits.argmax(dim=-1)
         rows = slice(len(positions), len(positions) + len(own))
         index[rows], answers[rows], weight[rows] = batch["sample_index"], own, batch["sample_weight"]
         positions += batch["positions"]
         trainer.answers[batch["sample_index"]] = batch.get("labels", own)
         counts += torch.bincount(own, weights=batch["sample_weight"], minlength=num_labels)
-    labelled = "labels" in batch
     if not labelled and trainer.args.forget_kind == "class":
         trainer.answers[:] = trainer.accelerator.reduce(counts, reduction="sum").argmax()
     trainer.share = {"sample_index": index, "sample_weight": weight, "positions": positions}
@@ -139,7 +149,7 @@ def find_answers(trainer) -> None:
     trainer.answers = trainer.accelerator.gather(trainer.answers[None]).amax(dim=0)
 
 
-def round_weights(trainer) -> None:
+def round_weights(trainer: "UnlearningTrainer") -> None:
     """
     Rounds the weights of a model that was stored in 16 bits, which is what is saved then; leaves them in float32 if
     rounding brings back what was forgotten.
@@ -166,7 +176,7 @@ def round_weights(trainer) -> None:
         )
 
 
-def check_collapse(trainer) -> None:
+def check_collapse(trainer: "UnlearningTrainer") -> None:
     """
     Raises:
         [`CollapsedModelError`]: if the outputs elsewhere changed past the guard's limit, or the weights moved

@@ -1,6 +1,6 @@
 """Models stored in 16 bits: they work in float32 and are saved as they were stored."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -49,7 +49,7 @@ def rounded(model: nn.Module, dtypes: dict[str, torch.dtype]) -> dict[str, torch
 
 
 @contextmanager
-def in_float32(*models: nn.Module) -> Iterator[None]:
+def in_float32(*models: nn.Module) -> Generator[None, None, None]:
     """
     Models stored in 16 bits are float32 meanwhile, since pixel values are and many processors are slow in less. Each value
     is the same before, meanwhile and after.

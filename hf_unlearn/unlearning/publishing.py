@@ -1,10 +1,13 @@
 """What comes after training: the model is saved whole, and published with its report, card and record."""
 
 import shutil
+import typing
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
@@ -13,7 +16,15 @@ from ..publication.hub import push_folder
 from ..publication.model_card import write_model_card
 from ..publication.record import Provenance, reseal
 from ..publication.run_files import write_run_files
+from ..request.forget_request import ForgetRequest
+from .config import UnlearningConfig
 from .precision import cast, in_types
+
+
+if TYPE_CHECKING:
+    from ..publication.report import UnlearningReport
+    from .compatibility import ImageClassifier
+    from .trainer import UnlearningTrainer
 
 
 class PublishingTrainer(Trainer):
@@ -29,10 +40,15 @@ class PublishingTrainer(Trainer):
     - `_checkpoint_dir`: where a checkpoint is written before it is moved to its place; `None` in between.
     """
 
-    def __init__(self, *args, **kwargs):
-        self.saved_in_16_bits = {}
+    args: UnlearningConfig
+    model: "ImageClassifier"
+    model_wrapped: nn.Module
+    request: ForgetRequest | None
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self.saved_in_16_bits: dict[str, torch.dtype] = {}
         self.has_report = self.is_saved = False
-        self._checkpoint_dir = None
+        self._checkpoint_dir: Path | None = None
         super().__init__(*args, **kwargs)
 
     # ---- Saving ----
@@ -45,12 +61,12 @@ class PublishingTrainer(Trainer):
         model = self.model_wrapped if self.is_deepspeed_enabled else self.model
         return in_types(self.accelerator.get_state_dict(model), self.saved_in_16_bits)
 
-    def save_model(self, output_dir=None, _internal_call=False):
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
         # On every process, also those that write nothing.
         self.is_saved = self.is_saved or output_dir in (None, self.args.output_dir)
 
-    def _save(self, output_dir=None, state_dict=None):
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Writes the model aside first and then moves it, so that no interruption leaves what looks like a model."""
         if not self.args.should_save:
             return
@@ -72,7 +88,7 @@ class PublishingTrainer(Trainer):
         (aside / "training_args.bin").unlink()
         move_model(aside, folder)
 
-    def _save_checkpoint(self, model, trial):
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Writes the checkpoint aside first, for the same reason."""
         folder = Path(self.args.output_dir)
         self._checkpoint_dir = folder / "incomplete"
@@ -89,7 +105,7 @@ class PublishingTrainer(Trainer):
             rotate_checkpoints(str(folder), self.args.save_total_limit)
         self._checkpoint_dir = None
 
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # transformers 5.23 saves some models (ViT) under older weight names, which its Trainer does not translate when
         # it resumes: the weights stay as they are, with a warning. `from_pretrained` does translate them.
         if isinstance(self.model, PreTrainedModel) and not self.is_fsdp_enabled:
@@ -98,13 +114,17 @@ class PublishingTrainer(Trainer):
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
-    def _get_output_dir(self, trial):
+    def _get_output_dir(self, trial: Any) -> str:
         return str(self._checkpoint_dir) if self._checkpoint_dir else super()._get_output_dir(trial)
 
     # ---- Publishing ----
 
     def save_report(
-        self, report=None, request=None, dataset_name: str | None = None, provenance: Provenance | None = None
+        self,
+        report: "UnlearningReport | None" = None,
+        request: ForgetRequest | None = None,
+        dataset_name: str | None = None,
+        provenance: Provenance | None = None,
     ) -> None:
         """
         Writes the model, if that was not done, `report.json`, the pictures, the model card and the record into
@@ -122,35 +142,40 @@ class PublishingTrainer(Trainer):
         """
         if not self.is_saved:
             self.save_model(_internal_call=True)
-        write_run_files(self, report, request or self.request, dataset_name, provenance)
+        # No other class stands on this one.
+        trainer = typing.cast("UnlearningTrainer", self)
+        write_run_files(trainer, report, request or self.request, dataset_name, provenance)
         self.has_report = True
 
-    def init_hf_repo(self, token=None, private=None):
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         # Nothing is created on the hub before there is something to push.
         self.hub_model_id = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
         self.push_in_progress = None
 
-    def create_model_card(self, **kwargs):
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Writes `README.md` from the report in `output_dir`, and its hash into the record."""
         write_model_card(self.args.output_dir, self.hub_model_id or self.args.hub_model_id)
         reseal(self.args.output_dir)
 
-    def push_to_hub(
+    def push_to_hub(  # ty: ignore[incompatible-method-override]  of a pull request there is an address, no commit
         self,
-        commit_message="Unlearned model",
-        token=None,
-        revision=None,
-        private=None,
-        create_pr=False,
-        tag=None,
-        **kwargs,
-    ):
+        commit_message: str = "Unlearned model",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        create_pr: bool = False,
+        tag: str | None = None,
+        **kwargs: Any,
+    ) -> str | None:
         """
         Saves the model and pushes weights, config, image processor, card, report and pictures in one commit.
 
         Args:
             commit_message (`str`, *optional*):
                 Message of the commit.
+            blocking (`bool`, *optional*, defaults to `True`):
+                Of [`~transformers.Trainer.push_to_hub`]; a push is always waited for.
             token (`str`, *optional*):
                 Token with write permission, defaults to `args.hub_token`, then to the one of the login.
             revision (`str`, *optional*):
@@ -177,7 +202,7 @@ class PublishingTrainer(Trainer):
         self.create_model_card()
         return push_folder(
             self.args.output_dir,
-            self.hub_model_id,
+            typing.cast(str, self.hub_model_id),
             token=token or self.args.hub_token,
             private=self.args.hub_private_repo if private is None else private,
             revision=revision or self.args.hub_revision,

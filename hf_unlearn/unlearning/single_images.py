@@ -1,5 +1,7 @@
 """Single images are forgotten by the head: the features of the model stay, and the last layer is solved for."""
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from accelerate.utils import broadcast
@@ -8,6 +10,10 @@ from torch import nn
 from ..publication.search import Search
 from .head_edit import NUM_HELD, Features, edit_head, head_inputs, head_weight, put_head
 from .step_size import shift, turn
+
+
+if TYPE_CHECKING:
+    from .trainer import UnlearningTrainer
 
 
 # What leaves an image the same to the eye: an answer that holds for these copies holds around the image.
@@ -21,7 +27,7 @@ SMALL_CHANGES = (
 
 
 @torch.no_grad()
-def forget_by_head(trainer, heads: list[nn.Linear], target: float) -> Search:
+def forget_by_head(trainer: "UnlearningTrainer", heads: list[nn.Linear], target: float) -> Search:
     """
     Puts the head that [`edit_head`] finds into the model of a trainer.
 
@@ -60,7 +66,7 @@ def forget_by_head(trainer, heads: list[nn.Linear], target: float) -> Search:
     return Search(target, start, accuracy, trainer.distance_moved(), evaluations=1, reached=reached, kind="head")
 
 
-def head_features(trainer, heads: list[nn.Linear]) -> torch.Tensor:
+def head_features(trainer: "UnlearningTrainer", heads: list[nn.Linear]) -> torch.Tensor:
     """What the heads see of each forget image, of shape `(n, d)`, on the CPU; the same on all processes."""
     width = sum(head.in_features for head in heads)
     features = torch.zeros(len(trainer.train_dataset), width, device=trainer.args.device)
@@ -71,7 +77,9 @@ def head_features(trainer, heads: list[nn.Linear]) -> torch.Tensor:
     return with_bias(heads, trainer.accelerator.reduce(features, reduction="sum"))
 
 
-def features_of_changed_copies(trainer, heads: list[nn.Linear], rows: torch.Tensor) -> torch.Tensor:
+def features_of_changed_copies(
+    trainer: "UnlearningTrainer", heads: list[nn.Linear], rows: torch.Tensor
+) -> torch.Tensor:
     """What the heads see of the forget images `rows`, changed in each small way; one process is as good as many."""
     with head_inputs(heads) as seen:
         for change in SMALL_CHANGES:

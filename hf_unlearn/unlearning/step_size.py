@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -68,11 +69,11 @@ class GradientSum(torch.optim.Optimizer):
             The weights that move.
     """
 
-    def __init__(self, params):
+    def __init__(self, params: Iterable[torch.Tensor]):
         super().__init__(params, defaults={"lr": 1.0})
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Any = None) -> Any:
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
@@ -81,7 +82,7 @@ class GradientSum(torch.optim.Optimizer):
                         state["sum"] = torch.zeros_like(parameter)
                     state["sum"] += parameter.grad
 
-    def direction(self) -> dict[nn.Parameter, torch.Tensor]:
+    def direction(self) -> dict[torch.Tensor, torch.Tensor]:
         """The sum of each weight that got a gradient, which is forgotten here."""
         sums = {parameter: state["sum"] for parameter, state in self.state.items()}
         self.state.clear()
@@ -98,7 +99,7 @@ def norm(tensors: Iterable[torch.Tensor]) -> float:
 
 @torch.no_grad()
 def search_length(
-    direction: dict[nn.Parameter, torch.Tensor],
+    direction: dict[torch.Tensor, torch.Tensor],
     accuracy: Callable[[], float],
     target: float,
     start: float,

@@ -3,32 +3,45 @@
 import copy
 import math
 import time
+import typing
 from collections.abc import Callable
 from datetime import datetime, timezone
-from functools import cached_property, partial
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers.trainer_utils import IntervalStrategy
+from transformers.trainer_utils import IntervalStrategy, TrainOutput
 
 from ..data.image_dataset import ImageDataset
-from ..data.splits import source_of
-from ..data.training_set import PhasedSampler, PositionsCollator, TrainingSet
+from ..data.rows import Rows
+from ..data.splits import ForgetSource, source_of
+from ..data.training_set import PositionsCollator, TrainingSet
 from ..errors import InputError
 from ..publication.energy import EnergyMeter
 from ..publication.report import weights_sha256
+from ..publication.search import Search
 from ..request.forget_request import ForgetRequest
+from .batches import BatchingTrainer
+from .compatibility import id2label_of
 from .config import UnlearningConfig
-from .guard import CHANGE_LIMIT
+from .guard import CHANGE_LIMIT, Guard
 from .inputs import check_inputs, compute_accuracy, find_forget_kind, prepare_dataset
-from .layout import even_batch_size, images_at_once, laid_out, memory_format
+from .layout import laid_out
 from .mode import make_deterministic
 from .original import ObserveOriginal, Original, check_collapse, round_weights
 from .precision import cast, in_types, stored_in_16_bits
-from .publishing import PublishingTrainer
 
 
-class UnlearningTrainer(PublishingTrainer):
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor
+    from typing_extensions import Unpack
+
+    from .compatibility import ImageClassifier
+    from .inputs import PassedOn
+
+
+class UnlearningTrainer(BatchingTrainer):
     """
     Base of every method. A method implements [`~UnlearningTrainer.unlearning_loss`]: one value per forget image.
 
@@ -79,8 +92,8 @@ class UnlearningTrainer(PublishingTrainer):
             forget set, or the retained images that the method needs, are missing or empty.
     """
 
-    _name = None
-    _paper = None
+    _name: str | None = None
+    _paper: str | None = None
     _tag_names = ["unlearning", "machine-unlearning"]
 
     # The loss is divided by the number of images of the whole update, accumulation steps included.
@@ -88,30 +101,42 @@ class UnlearningTrainer(PublishingTrainer):
     # With it, `retain_dataset` must be given, with labels.
     needs_retain = False
     # What a card says the update is made of, if not of the trained model and the images to forget alone.
-    data_used = None
+    data_used: str | None = None
     # Whether `original_logits` is wanted: what the original model says of each image of the training set.
     needs_original_logits = False
     # How far the answers elsewhere, and the weights relative to their norm, may move before a result counts as destroyed.
     change_limit = CHANGE_LIMIT
     distance_limit = math.inf
 
+    processing_class: "BaseImageProcessor | None"
+    # There as soon as training begins, and not before.
+    original: Original
+    start: float
+    original_logits: torch.Tensor
+    guard: Guard
+    started: str
+    seconds: float
+    sha256_before: str
+
     def __init__(
         self,
-        model,
+        model: "ImageClassifier",
         args: UnlearningConfig,
-        processing_class=None,
-        forget_dataset=None,
-        retain_dataset=None,
-        eval_dataset=None,
+        processing_class: "BaseImageProcessor | None" = None,
+        forget_dataset: Rows | None = None,
+        retain_dataset: Rows | None = None,
+        eval_dataset: Rows | dict[str, Any] | None = None,
         image_column: str | None = None,
         label_column: str | None = None,
         request: ForgetRequest | None = None,
-        **kwargs,
+        **kwargs: "Unpack[PassedOn]",
     ):
         needs_retain = self._name if self.needs_retain else None
         check_inputs(model, processing_class, forget_dataset, retain_dataset, eval_dataset, needs_retain)
-        id2label = model.config.id2label
-        self.source = source_of(forget_dataset)
+        # What is missing was refused.
+        forget = typing.cast(Rows, forget_dataset)
+        id2label = id2label_of(model)
+        self.source: ForgetSource | None = source_of(forget)
         self.request = request or (self.source.request if self.source is not None else None)
         # The configuration may serve other requests as well.
         args = copy.copy(args)
@@ -119,9 +144,7 @@ class UnlearningTrainer(PublishingTrainer):
             retained = retain_dataset
             if retained is None and isinstance(eval_dataset, dict):
                 retained = eval_dataset.get("retain")
-            args.forget_kind = find_forget_kind(
-                self.request, self.source, forget_dataset, retained, label_column, id2label
-            )
+            args.forget_kind = find_forget_kind(self.request, self.source, forget, retained, label_column, id2label)
         # Small steps would be lost in 16 bits.
         self.stored_in_16_bits = stored_in_16_bits(model)
         cast(model, dict.fromkeys(self.stored_in_16_bits, torch.float32))
@@ -130,38 +153,43 @@ class UnlearningTrainer(PublishingTrainer):
             # The image processor runs in the datasets below; what is left to collate are tensors.
             columns = {"image_column": image_column, "label_column": label_column}
             prepare = partial(prepare_dataset, id2label=id2label, image_processor=processing_class, **columns)
-            forget_dataset, retain_dataset = prepare(forget_dataset), prepare(retain_dataset)
-            for dataset in (forget_dataset, retain_dataset):
+            forget = typing.cast(Rows, prepare("forget_dataset", forget))
+            retain_dataset = prepare("retain_dataset", retain_dataset)
+            for dataset in (forget, retain_dataset):
                 if isinstance(dataset, ImageDataset):
                     # Every pass but the first finds the images ready.
                     dataset.keep()
             if isinstance(eval_dataset, dict):
-                eval_dataset = {name: prepare(dataset) for name, dataset in eval_dataset.items()}
+                eval_dataset = {name: prepare("eval_dataset", dataset) for name, dataset in eval_dataset.items()}
             else:
-                eval_dataset = prepare(eval_dataset)
+                eval_dataset = prepare("eval_dataset", eval_dataset)
         kwargs.setdefault("compute_metrics", compute_accuracy)
         super().__init__(
             model=model,
             args=args,
             processing_class=processing_class,
-            train_dataset=TrainingSet({"forget": forget_dataset}),
+            train_dataset=TrainingSet({"forget": forget}),
             eval_dataset=eval_dataset,
             **kwargs,
         )
         self.data_collator = PositionsCollator(self.data_collator)
-        self.training_set = self.make_training_set(forget_dataset, retain_dataset)
+        self.training_set = self.make_training_set(forget, retain_dataset)
         # Some forwards of transformers accept loss arguments and ignore them; evaluation must not rely on it.
         self.model_accepts_loss_kwargs = False
         self.model.add_model_tags([*self._tag_names])
-        self.original = self.answers = self.start = self.share = self.original_logits = self.guard = None
-        self.forget_share = self.step = self.change = self.energy_kwh = None
-        self.passes = 0
-        self._sums = {}
+        self.share: dict[str, Any] | None = None
+        self.step: Search | None = None
+        self.change: float | None = None
+        self.energy_kwh: float | None = None
+        self.passes: float = 0
+        self._sums: dict[str, torch.Tensor] = {}
         self.add_callback(ObserveOriginal(self))
 
     # ---- What a method implements or changes ----
 
-    def unlearning_loss(self, model: nn.Module, inputs: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def unlearning_loss(
+        self, model: nn.Module, inputs: dict[str, Any]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """
         The loss of each forget image; what a method implements.
 
@@ -179,31 +207,20 @@ class UnlearningTrainer(PublishingTrainer):
         """
         raise NotImplementedError
 
-    def make_training_set(self, forget, retain) -> TrainingSet:
+    def make_training_set(self, forget: Rows, retain: Rows | None) -> TrainingSet:
         """
         What the updates are taken from.
 
         Raises:
             [`InputError`]: if the retained images have no labels.
         """
-        if not self.needs_retain:
+        if not self.needs_retain or retain is None:
             return self.train_dataset
         if "labels" not in retain[0]:
             raise InputError("retain_dataset", f"has no labels, which {self._name} needs.")
         return TrainingSet({"forget": forget, "retain": retain})
 
-    def phases(self, shuffle: Callable) -> list[list[int]]:
-        """
-        The positions of `training_set` that one epoch goes through, phase by phase; no update mixes two phases. All of
-        them in one phase, unless a method says otherwise.
-
-        Args:
-            shuffle (`Callable`):
-                Maps positions to a list of them in the order of this epoch.
-        """
-        return [shuffle(range(len(self.training_set)))]
-
-    def classes_of(self, inputs: dict) -> torch.Tensor:
+    def classes_of(self, inputs: dict[str, Any]) -> torch.Tensor:
         """The label of each image, of shape `(B,)`; of a forget image without one, the class that it is to lose."""
         if len(self.training_set.parts) == 1:
             return self.answers[inputs["sample_index"]]
@@ -232,7 +249,13 @@ class UnlearningTrainer(PublishingTrainer):
 
     # ---- The update ----
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         if return_outputs:
             # Only evaluation asks for outputs. There the loss is the cross-entropy.
             return super().compute_loss(model, inputs, return_outputs=True)
@@ -244,49 +267,17 @@ class UnlearningTrainer(PublishingTrainer):
             self._sums[name] = self._sums.get(name, 0) + (value.detach() * weight).sum()
         total = (loss * weight).sum()
         if self.args.loss_reduction == "mean":
-            total = total / num_items_in_batch
+            # Counted by `get_batch_samples`.
+            total = total / typing.cast(torch.Tensor, num_items_in_batch)
         # Data parallelism averages the gradients of the processes; the update needs their sum.
         return total * self.accelerator.num_processes
 
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        weight = torch.cat([batch["sample_weight"] for batch in batches])
-        is_forget = torch.cat([batch["is_forget"] for batch in batches])
-        counts = torch.stack([weight.sum(), (weight * is_forget).sum()]).to(device)
-        num_images, num_forget = self.accelerator.reduce(counts, reduction="sum")
-        self.forget_share = num_forget / num_images
-        return batches, num_images
-
-    def get_train_dataloader(self):
-        return self.dataloader(self.training_set)
-
-    def dataloader(self, dataset: TrainingSet, batch_size: int | None = None):
-        """
-        The batches of this process: of the training set by [`~UnlearningTrainer.phases`], of another as they come.
-
-        Args:
-            dataset ([`TrainingSet`]):
-                The images.
-            batch_size (`int`, *optional*, defaults to that of an update):
-                Images of a batch.
-        """
-        batch_size = batch_size or self._train_batch_size
-        sampler_fn = partial(self._get_train_sampler, batch_size=batch_size)
-        return self._get_dataloader(dataset, "Training", batch_size, sampler_fn=sampler_fn, is_training=True)
-
-    def _get_train_sampler(self, train_dataset, batch_size: int):
-        of_updates = train_dataset is self.training_set
-        at_once = batch_size * self.accelerator.num_processes
-        return PhasedSampler(
-            self.phases if of_updates else lambda shuffle: [range(len(train_dataset))],
-            num_images=len(train_dataset),
-            multiple_of=at_once,
-            update_size=at_once * self.args.gradient_accumulation_steps,
-            shuffle=self.args.train_sampling_strategy != "sequential",
-            seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
-        )
-
-    def train(self, *args, **kwargs):
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
         """
         Unlearns. See [`~transformers.Trainer.train`].
 
@@ -299,7 +290,7 @@ class UnlearningTrainer(PublishingTrainer):
         self.sha256_before = weights_sha256(in_types(self.model.state_dict(), self.stored_in_16_bits))
         self.started, start = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.perf_counter()
         with EnergyMeter() as energy, laid_out(self.model, self.memory_format()):
-            result = super().train(*args, **kwargs)
+            result = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
             self.finish()
             self.model.eval()
             round_weights(self)
@@ -308,68 +299,9 @@ class UnlearningTrainer(PublishingTrainer):
         self.seconds = time.perf_counter() - start
         return result
 
-    @property
-    def is_sharded(self) -> bool:
-        """Whether the weights are spread over the processes, each of which then needs the others for a forward pass."""
-        return self.is_fsdp_enabled or self.is_deepspeed_enabled
-
-    def memory_format(self) -> torch.memory_format:
-        """The order of the weights in memory to update them in, see [`~unlearning.layout.memory_format`]."""
-        # Sharding wants weights in the usual order.
-        return torch.contiguous_format if self.is_sharded else memory_format(self.model, self.first_image())
-
-    def first_image(self) -> torch.Tensor:
-        """The first forget image, of shape `(1, C, H, W)`, where the model is."""
-        return self.train_dataset[0]["pixel_values"][None].to(next(self.model.parameters()).device)
-
-    # ---- Looking at the forget set ----
-
-    @cached_property
-    def images_at_once(self) -> int:
-        """How many images share a forward pass without a gradient, see [`~unlearning.layout.images_at_once`]."""
-        if self.is_sharded:
-            return self.args.train_batch_size
-        number = images_at_once(self.model, self.first_image(), at_least=self.args.train_batch_size)
-        return int(self.accelerator.gather(torch.tensor([number], device=self.args.device)).min())
-
-    @property
-    def forget_batch_size(self) -> int:
-        """Of the batches in which the forget set is only looked at."""
-        return even_batch_size(len(self.train_dataset), self.accelerator.num_processes, self.images_at_once)
-
-    @torch.no_grad()
-    def forget_accuracy(self, change: Callable[[torch.Tensor], torch.Tensor] | None = None) -> float:
-        """
-        Share of the forget set that the model, as it is, still gives its class; the same on all processes.
-
-        Args:
-            change (`Callable`, *optional*):
-                Applied to the images first.
-        """
-        hits = torch.zeros((), device=self.args.device)
-        for batch, logits in self.forget_outputs(change):
-            # An output that is not finite has forgotten nothing: it is broken.
-            same = (logits.argmax(dim=-1) == self.answers[batch["sample_index"]]) | ~logits.isfinite().all(dim=-1)
-            hits += (same * batch["sample_weight"]).sum()
-        return self.accelerator.reduce(hits, reduction="sum").item() / len(self.train_dataset)
-
-    def forget_outputs(self, change: Callable[[torch.Tensor], torch.Tensor] | None = None):
-        """(batch, logits) over this process's share of the forget set, padding included."""
-        self.passes += 1
-        self.model_wrapped.eval()
-        for batch in self.dataloader(self.train_dataset, self.forget_batch_size):
-            if change is None:
-                yield batch, self.forget_logits(self.model_wrapped, batch)
-            else:
-                yield batch, self.model_wrapped(pixel_values=change(batch["pixel_values"])).logits
-
-    def forget_logits(self, model: nn.Module, batch: dict) -> torch.Tensor:
-        """The model's logits of forget images; a method whose weights move late in the network need not start anew."""
-        return model(pixel_values=batch["pixel_values"]).logits
-
     # ---- Logging ----
 
-    def _get_grad_norm(self, model, grad_norm=None):
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float | None:
         """Of a log line; no update needs it, and it goes through all gradients."""
         step, args = self.state.global_step + 1, self.args
         by_steps = args.logging_strategy == IntervalStrategy.STEPS
@@ -378,11 +310,11 @@ class UnlearningTrainer(PublishingTrainer):
             return None
         return super()._get_grad_norm(model, grad_norm=grad_norm)
 
-    def floating_point_ops(self, inputs) -> int:
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """None are counted: the estimate of transformers is for tokens, and goes through all modules at each step."""
         return 0
 
-    def log(self, logs, start_time=None):
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self._sums:
             names = sorted(self._sums)
             sums = self.accelerator.reduce(torch.stack([self._sums[name] for name in names]), reduction="sum")
