@@ -1,12 +1,18 @@
 """The unlearning methods: one file per method, with its configuration and its Trainer subclass."""
 
 import importlib
+from typing import TYPE_CHECKING
 
 from ..errors import InputError, listing
 from ..unlearning.method_names import METHODS
 
 
-def load_method(name: str) -> tuple[type, type]:
+if TYPE_CHECKING:
+    from ..unlearning.config import UnlearningConfig
+    from ..unlearning.trainer import UnlearningTrainer
+
+
+def load_method(name: str) -> "tuple[type[UnlearningConfig], type[UnlearningTrainer]]":
     """
     Imports a method.
 

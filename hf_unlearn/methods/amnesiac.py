@@ -1,9 +1,11 @@
 """Amnesiac unlearning: trains the forget images with random other labels, together with the retained images."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from ..unlearning.config import UnlearningConfig
 from ..unlearning.guard import RETAIN_CHANGE_LIMIT
@@ -55,8 +57,10 @@ class AmnesiacTrainer(UnlearningTrainer):
     change_limit = RETAIN_CHANGE_LIMIT
     data_used = "the trained model, the images to forget and retained training images"
 
-    def unlearning_loss(self, model, inputs):
+    def unlearning_loss(
+        self, model: nn.Module, inputs: dict[str, Any]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         logits = model(pixel_values=inputs["pixel_values"]).logits.float()
         labels, numbers = inputs["answers"], inputs["positions"]
-        others = other_classes(labels, numbers, self.model.config.num_labels, self.args.seed)
+        others = other_classes(labels, numbers, self.num_labels, self.args.seed)
         return F.cross_entropy(logits, torch.where(inputs["is_forget"], others, labels), reduction="none"), {}

@@ -1,8 +1,10 @@
 """Bad teacher: trains the forget images to the outputs of a network with random weights."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from torch import nn
 
 from ..unlearning.config import UnlearningConfig
 from ..unlearning.guard import RETAIN_CHANGE_LIMIT
@@ -54,12 +56,15 @@ class BadTeacherTrainer(UnlearningTrainer):
     change_limit = RETAIN_CHANGE_LIMIT
     needs_original_logits = True
     data_used = "the trained model, the images to forget, retained training images and a network with random weights"
+    args: BadTeacherConfig
 
-    def prepare(self):
+    def prepare(self) -> None:
         bad_teacher = random_model(self.model, self.args.seed)
         taught = find_logits(self, bad_teacher, self.train_dataset)
         self.teacher_logits = torch.cat([taught, self.original_logits[len(taught) :]])
 
-    def unlearning_loss(self, model, inputs):
+    def unlearning_loss(
+        self, model: nn.Module, inputs: dict[str, Any]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         logits = model(pixel_values=inputs["pixel_values"]).logits.float()
         return kl_divergence(self.teacher_logits[inputs["sample_index"]], logits), {}

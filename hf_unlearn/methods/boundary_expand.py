@@ -1,7 +1,9 @@
 """Boundary expand: trains the forget images to an additional class, which is removed afterwards."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,13 @@ from ..errors import InputError
 from ..unlearning.config import UnlearningConfig
 from ..unlearning.head_edit import require_head
 from ..unlearning.trainer import UnlearningTrainer
+
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..unlearning.compatibility import ImageClassifier
+    from ..unlearning.inputs import Given
 
 
 SHADOW_FILE = "shadow.safetensors"
@@ -58,15 +67,17 @@ class BoundaryExpandTrainer(UnlearningTrainer):
     _name = "boundary expand"
     _paper = "https://arxiv.org/abs/2303.11570"
     _tag_names = ["unlearning", "machine-unlearning", "boundary-unlearning"]
+    args: BoundaryExpandConfig
+    # Made with the optimizer.
+    shadow: nn.Linear
 
-    def __init__(self, model, args, **kwargs):
+    def __init__(self, model: "ImageClassifier", args: BoundaryExpandConfig, **kwargs: "Unpack[Given]"):
         super().__init__(model, args, **kwargs)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise InputError("method", f"{self._name} does not run on sharded models (FSDP, DeepSpeed).")
         self.head = require_head(self.model, self.train_dataset, self._name)
-        self.shadow = None
 
-    def create_optimizer(self, model=None):
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         optimizer = super().create_optimizer(model)
         features, classes = self.head.in_features, self.head.out_features + 1
         self.shadow = nn.Linear(features, 1)
@@ -80,13 +91,17 @@ class BoundaryExpandTrainer(UnlearningTrainer):
         optimizer.add_param_group({"params": list(self.shadow.parameters())})
         return optimizer
 
-    def get_batch_samples(self, *args):
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, torch.Tensor]:
         # Called once per update. The Trainer clears the gradients of the model only.
         self.shadow.zero_grad()
-        return super().get_batch_samples(*args)
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
 
-    def unlearning_loss(self, model, inputs):
-        features = []
+    def unlearning_loss(
+        self, model: nn.Module, inputs: dict[str, Any]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        features: list[torch.Tensor] = []
         hook = self.head.register_forward_pre_hook(lambda module, inputs: features.append(inputs[0]))
         logits = model(pixel_values=inputs["pixel_values"]).logits
         hook.remove()
@@ -96,12 +111,12 @@ class BoundaryExpandTrainer(UnlearningTrainer):
 
     # ---- Checkpoints ----
 
-    def _save_optimizer_and_scheduler(self, output_dir):
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
             save_file(self.shadow.state_dict(), Path(output_dir) / SHADOW_FILE)
 
-    def _load_optimizer_and_scheduler(self, checkpoint):
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self.shadow.load_state_dict(load_file(Path(checkpoint) / SHADOW_FILE))

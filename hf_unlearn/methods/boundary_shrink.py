@@ -1,14 +1,23 @@
 """Boundary shrink: trains each forget image to the class on the other side of the nearest decision boundary."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from ..data.image_dataset import pixel_range
 from ..errors import InputError
 from ..unlearning.config import UnlearningConfig
 from ..unlearning.trainer import UnlearningTrainer
+
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..unlearning.compatibility import ImageClassifier
+    from ..unlearning.inputs import Given
 
 
 @dataclass
@@ -63,15 +72,18 @@ class BoundaryShrinkTrainer(UnlearningTrainer):
     _name = "boundary shrink"
     _paper = "https://arxiv.org/abs/2303.11570"
     _tag_names = ["unlearning", "machine-unlearning", "boundary-unlearning"]
+    args: BoundaryShrinkConfig
+    # Found before the first update.
+    nearest: torch.Tensor
 
-    def __init__(self, model, args, **kwargs):
+    def __init__(self, model: "ImageClassifier", args: BoundaryShrinkConfig, **kwargs: "Unpack[Given]"):
         super().__init__(model, args, **kwargs)
         if self.processing_class is None:
             raise InputError("processing_class", f"is missing: {self._name} takes the range of a pixel from it.")
-        self.nearest = None
+        self.pixel_range = pixel_range(self.processing_class)
 
-    def prepare(self):
-        low, high = (limit.to(self.args.device) for limit in pixel_range(self.processing_class))
+    def prepare(self) -> None:
+        low, high = (limit.to(self.args.device) for limit in self.pixel_range)
         self.nearest = torch.full_like(self.answers, -1)
         for batch in self.dataloader(self.train_dataset):
             answers = self.answers[batch["sample_index"]]
@@ -85,7 +97,9 @@ class BoundaryShrinkTrainer(UnlearningTrainer):
         # Each process has the labels of its own images only, and needs those of all images.
         self.nearest = self.accelerator.gather(self.nearest[None]).amax(dim=0)
 
-    def unlearning_loss(self, model, inputs):
+    def unlearning_loss(
+        self, model: nn.Module, inputs: dict[str, Any]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         logits = model(pixel_values=inputs["pixel_values"]).logits.float()
         loss = F.cross_entropy(logits, self.nearest[inputs["sample_index"]], reduction="none")
         return loss, {"forget_accuracy": (logits.argmax(dim=-1) == inputs["answers"]).float()}

@@ -1,9 +1,11 @@
 """DELETE: trains each forget image to the original model's probabilities without the class to forget."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from ..unlearning.config import UnlearningConfig
 from ..unlearning.trainer import UnlearningTrainer
@@ -45,8 +47,11 @@ class DELETETrainer(UnlearningTrainer):
     _paper = "https://arxiv.org/abs/2503.23751"
     _tag_names = ["unlearning", "machine-unlearning", "delete-unlearning"]
     needs_original_logits = True
+    args: DELETEConfig
 
-    def unlearning_loss(self, model, inputs):
+    def unlearning_loss(
+        self, model: nn.Module, inputs: dict[str, Any]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         logits = model(pixel_values=inputs["pixel_values"]).logits.float()
         target = self.original_logits[inputs["sample_index"]].scatter(1, inputs["answers"][:, None], -torch.inf)
         divergence = F.kl_div(logits.log_softmax(dim=-1), target.softmax(dim=-1), reduction="none").sum(dim=-1)

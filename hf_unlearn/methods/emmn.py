@@ -3,16 +3,27 @@ EMMN: like UNSIR, but without retained images. Noise images that the model predi
 classes.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
+from ..data.rows import Rows
 from ..data.training_set import TrainingSet
 from ..errors import InputError
 from ..unlearning.config import UnlearningConfig
 from ..unlearning.noise_images import NoiseSet, check_forget_kind, optimize_noise, take_turns
 from ..unlearning.trainer import UnlearningTrainer
+
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..unlearning.compatibility import ImageClassifier
+    from ..unlearning.inputs import Given
 
 
 @dataclass
@@ -80,25 +91,26 @@ class EMMNTrainer(UnlearningTrainer):
     _paper = "https://arxiv.org/abs/2201.05629"
     _tag_names = ["unlearning", "machine-unlearning", "emmn-unlearning"]
     data_used = "the trained model, the class to forget and noise made with the model"
+    args: EMMNConfig
 
-    def __init__(self, model, args, **kwargs):
+    def __init__(self, model: "ImageClassifier", args: EMMNConfig, **kwargs: "Unpack[Given]"):
         super().__init__(model, args, **kwargs)
         check_forget_kind(self._name, self.args.forget_kind, ("class",))
 
-    def make_training_set(self, forget, retain):
-        num_images = self.args.noise_images_per_class * self.model.config.num_labels
+    def make_training_set(self, forget: Rows, retain: Rows | None) -> TrainingSet:
+        num_images = self.args.noise_images_per_class * self.num_labels
         self.noise = NoiseSet(num_images, forget[0]["pixel_values"].shape)
         return TrainingSet({"forget": forget, "generated": self.noise})
 
-    def phases(self, shuffle):
+    def phases(self, shuffle: Callable) -> list[Sequence[int]]:
         noise = list(self.training_set.positions("generated"))
         staying = noise[self.args.noise_images_per_class :]
         return [shuffle(noise * self.args.noise_repeats), shuffle(staying * self.args.noise_repeats)]
 
-    def prepare(self):
+    def prepare(self) -> None:
         """Makes the noise images. The classes to forget share the images of one class."""
         vanishing = self.answers.unique()
-        labels = torch.arange(self.model.config.num_labels, device=vanishing.device)
+        labels = torch.arange(self.num_labels, device=vanishing.device)
         num_vanishing = self.args.noise_images_per_class
         made = []
         for classes, num_images, maximize, num_steps in (
@@ -123,6 +135,8 @@ class EMMNTrainer(UnlearningTrainer):
         images, classes = (torch.cat(parts) for parts in zip(*made, strict=True))
         self.noise.fill(images, classes)
 
-    def unlearning_loss(self, model, inputs):
+    def unlearning_loss(
+        self, model: nn.Module, inputs: dict[str, Any]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         logits = model(pixel_values=inputs["pixel_values"]).logits.float()
         return F.cross_entropy(logits, inputs["labels"], reduction="none"), {}

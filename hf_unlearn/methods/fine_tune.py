@@ -1,8 +1,12 @@
 """Fine-tuning: continues training on the retained images alone."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 import torch.nn.functional as F
+from torch import nn
 
 from ..unlearning.config import UnlearningConfig
 from ..unlearning.guard import RETAIN_CHANGE_LIMIT
@@ -50,10 +54,12 @@ class FineTuneTrainer(UnlearningTrainer):
     change_limit = RETAIN_CHANGE_LIMIT
     data_used = "the trained model and retained training images"
 
-    def phases(self, shuffle):
+    def phases(self, shuffle: Callable) -> list[Sequence[int]]:
         return [shuffle(self.training_set.positions("retain"))]
 
-    def unlearning_loss(self, model, inputs):
+    def unlearning_loss(
+        self, model: nn.Module, inputs: dict[str, Any]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         logits = model(pixel_values=inputs["pixel_values"]).logits.float()
         to_log = {"retain_accuracy": (logits.argmax(dim=-1) == inputs["labels"]).float()}
         return F.cross_entropy(logits, inputs["labels"], reduction="none"), to_log

@@ -1,19 +1,29 @@
 """GKT: a student learns from the model on generated images, but not on images of the classes to forget."""
 
 import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from accelerate.utils import broadcast
 from torch import nn
 
+from ..data.rows import Rows
 from ..data.training_set import TrainingSet
 from ..errors import CollapsedModelError, InputError
 from ..unlearning.config import UnlearningConfig
 from ..unlearning.losses import kl_divergence
 from ..unlearning.noise_images import ImageGenerator, NoiseSet, check_forget_kind
 from ..unlearning.trainer import UnlearningTrainer
+
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..unlearning.compatibility import ImageClassifier
+    from ..unlearning.inputs import Given
 
 
 @dataclass
@@ -97,23 +107,27 @@ class GKTTrainer(UnlearningTrainer):
     _paper = "https://arxiv.org/abs/2201.05629"
     _tag_names = ["unlearning", "machine-unlearning", "gkt-unlearning"]
     data_used = "the trained model, the class to forget and images made with the model"
+    args: GKTConfig
+    # What `make_images` made, and whether it may be learned from.
+    images: torch.Tensor
+    passes_gate: torch.Tensor
 
-    def __init__(self, model, args, **kwargs):
+    def __init__(self, model: "ImageClassifier", args: GKTConfig, **kwargs: "Unpack[Given]"):
         super().__init__(model, args, **kwargs)
         check_forget_kind(self._name, self.args.forget_kind, ("class",))
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise InputError("method", f"{self._name} does not run on sharded weights. Use data parallelism.")
 
-    def make_training_set(self, forget, retain):
+    def make_training_set(self, forget: Rows, retain: Rows | None) -> TrainingSet:
         # One item per image of an update. The items stay empty: `make_images` makes new images for every batch.
         args = self.args
         num_images = args.train_batch_size * self.accelerator.num_processes * args.gradient_accumulation_steps
         return TrainingSet({"forget": forget, "generated": NoiseSet(num_images, ())})
 
-    def phases(self, shuffle):
+    def phases(self, shuffle: Callable) -> list[Sequence[int]]:
         return [self.training_set.positions("generated")] * (self.args.num_pseudo_batches * self.args.student_steps)
 
-    def prepare(self):
+    def prepare(self) -> None:
         """Makes the teacher, and the generator, which starts with the same weights on every process."""
         self.teacher = copy.deepcopy(self.model).eval().requires_grad_(False)
         image = self.train_dataset[0]["pixel_values"][None].to(self.args.device)
@@ -127,8 +141,8 @@ class GKTTrainer(UnlearningTrainer):
             torch.manual_seed(self.args.seed)
             self.generator = ImageGenerator(self.train_dataset[0]["pixel_values"].shape).to(self.args.device)
         self.generator_optimizer = torch.optim.Adam(self.generator.parameters(), lr=self.args.generator_learning_rate)
-        # The number of the current batch, its images, and which of them pass the gate.
-        self.batch = self.images = self.passes_gate = None
+        # The number of the current batch.
+        self.batch: int | None = None
 
     @torch.no_grad()
     def renew_convolutions(self) -> None:
@@ -155,7 +169,7 @@ class GKTTrainer(UnlearningTrainer):
             divergence = kl_divergence(
                 self.teacher(pixel_values=images).logits, self.model(pixel_values=images).logits
             )
-            loss = -divergence[passes_gate].mean() / self.model.config.num_labels
+            loss = -divergence[passes_gate].mean() / self.num_labels
             parameters = list(self.generator.parameters())
             for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
                 parameter.grad = gradient
@@ -181,7 +195,9 @@ class GKTTrainer(UnlearningTrainer):
         probabilities = self.teacher(pixel_values=images).logits.float().softmax(dim=-1)
         return (probabilities[:, self.vanishing] <= self.args.gate_threshold).all(dim=-1)
 
-    def unlearning_loss(self, model, inputs):
+    def unlearning_loss(
+        self, model: nn.Module, inputs: dict[str, Any]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         batch = self.state.global_step // self.args.student_steps
         if batch != self.batch:
             if self.state.global_step == 0:
@@ -197,7 +213,7 @@ class GKTTrainer(UnlearningTrainer):
         with torch.no_grad():
             teacher = self.teacher(pixel_values=images, output_hidden_states=True)
         student = model(pixel_values=images, output_hidden_states=True)
-        divergence = kl_divergence(teacher.logits, student.logits) / self.model.config.num_labels
+        divergence = kl_divergence(teacher.logits, student.logits) / self.num_labels
         attention = sum(
             (attention_map(theirs) - attention_map(own)).square().mean(dim=-1)
             for theirs, own in zip(teacher.hidden_states, student.hidden_states, strict=True)

@@ -1,8 +1,11 @@
 """Gradient ascent: increases the training loss of the forget images."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 import torch.nn.functional as F
+from torch import nn
 
 from ..unlearning.config import UnlearningConfig
 from ..unlearning.trainer import UnlearningTrainer
@@ -45,8 +48,11 @@ class GradientAscentTrainer(UnlearningTrainer):
     _name = "gradient ascent"
     _paper = "https://arxiv.org/abs/1911.04933"
     _tag_names = ["unlearning", "machine-unlearning", "gradient-ascent"]
+    args: GradientAscentConfig
 
-    def unlearning_loss(self, model, inputs):
+    def unlearning_loss(
+        self, model: nn.Module, inputs: dict[str, Any]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         logits = model(pixel_values=inputs["pixel_values"]).logits.float()
         loss = -F.cross_entropy(logits, inputs["answers"], reduction="none")
         return loss, {"forget_accuracy": (logits.argmax(dim=-1) == inputs["answers"]).float()}

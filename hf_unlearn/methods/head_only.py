@@ -3,9 +3,19 @@ Head only: a control that hides instead of forgetting. It is DELETE with only th
 """
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from transformers.trainer_utils import TrainOutput
 
 from ..unlearning.head_edit import require_head
 from .delete import DELETEConfig, DELETETrainer
+
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..unlearning.compatibility import ImageClassifier
+    from ..unlearning.inputs import Given
 
 
 @dataclass
@@ -41,18 +51,24 @@ class HeadOnlyTrainer(DELETETrainer):
     _name = "head-only"
     _paper = "https://arxiv.org/abs/2405.17878"
     _tag_names = ["unlearning", "machine-unlearning", "head-only"]
+    args: HeadOnlyConfig
 
-    def __init__(self, model, args, **kwargs):
+    def __init__(self, model: "ImageClassifier", args: HeadOnlyConfig, **kwargs: "Unpack[Given]"):
         super().__init__(model, args, **kwargs)
         self.head = require_head(self.model, self.train_dataset, self._name)
 
-    def train(self, *args, **kwargs):
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
         own = {id(parameter) for parameter in self.head.parameters()}
         frozen = [p for p in self.model.parameters() if p.requires_grad and id(p) not in own]
         for parameter in frozen:
             parameter.requires_grad_(False)
         try:
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
             for parameter in frozen:
                 parameter.requires_grad_(True)

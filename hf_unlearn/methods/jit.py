@@ -1,10 +1,15 @@
 """JiT: forget by flattening the model's output around each forget image."""
 
 import math
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import nn
+from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
 from ..data.image_dataset import pixel_range
@@ -29,6 +34,13 @@ from ..unlearning.trainer import UnlearningTrainer
 from .jit_config import JiTConfig
 
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..unlearning.compatibility import ImageClassifier
+    from ..unlearning.inputs import Given
+
+
 logger = logging.get_logger(__name__)
 
 
@@ -51,31 +63,38 @@ class JiTTrainer(UnlearningTrainer):
     _tag_names = ["unlearning", "machine-unlearning", "jit-unlearning"]
     # Calibrated for this method, as the limit of the answers is.
     distance_limit = DISTANCE_LIMIT
+    args: JiTConfig
 
-    def __init__(self, model, args: JiTConfig, **kwargs):
+    def __init__(self, model: "ImageClassifier", args: JiTConfig, **kwargs: "Unpack[Given]"):
         super().__init__(model, args, **kwargs)
-        self.pixel_range = None
+        self.pixel_range: tuple[torch.Tensor, torch.Tensor] | None = None
         if self.args.noise_clamp == "range":
             if self.processing_class is None:
                 raise InputError("noise_clamp", "'range' needs the image processor. Valid without: batch, none.")
             self.pixel_range = pixel_range(self.processing_class)
         if self.args.step_rule == "auto" and self.is_deepspeed_enabled:
             raise InputError("step_rule", "'auto' does not run under DeepSpeed. Use FSDP, or --step_rule fixed.")
-        self.heads, self.early_features = [], None
+        self.heads: list[nn.Linear] = []
+        self.early_features: EarlyFeatures | None = None
 
-    def train(self, *args, **kwargs):
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
         if self.args.moving_weights is None:
             self.args.moving_weights = self.default_weights()
         frozen = self.freeze_early_weights() if self.args.moving_weights != "all" else []
         self.early_features = self.find_early_features()
         try:
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
             self.early_features = None
             for parameter in frozen:
                 parameter.requires_grad_(True)
 
-    def default_weights(self) -> str:
+    def default_weights(self) -> Literal["last_stage", "head"]:
         """The `moving_weights` of the automatic step for what is to be forgotten and for this model."""
         if self.args.forget_kind != "images":
             return "last_stage"
@@ -118,12 +137,14 @@ class JiTTrainer(UnlearningTrainer):
         cut = find_cut(self.model.eval(), self.first_image())
         return EarlyFeatures(cut, len(self.train_dataset)) if cut is not None else None
 
-    def forget_logits(self, model, batch):
+    def forget_logits(self, model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
         if self.early_features is None:
             return super().forget_logits(model, batch)
         return self.early_features.logits(model, batch["positions"], batch["pixel_values"])
 
-    def forget_outputs(self, change=None):
+    def forget_outputs(
+        self, change: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
         early, share = self.early_features, self.share
         if change is not None or early is None or share is None or not early.hold(share["positions"]):
             yield from super().forget_outputs(change)
@@ -136,19 +157,21 @@ class JiTTrainer(UnlearningTrainer):
             batch = {name: values[start : start + size] for name, values in share.items()}
             yield batch, early.logits(self.model_wrapped, batch["positions"])
 
-    def forward_again(self, number):
+    def forward_again(self, number: int) -> Callable[[list[int], torch.Tensor], torch.Tensor]:
         if self.early_features is None:
             return super().forward_again(number)
         return partial(EarlyFeatures(self.early_features.cut, number).logits, self.model)
 
-    def unlearning_loss(self, model, inputs):
+    def unlearning_loss(
+        self, model: nn.Module, inputs: dict[str, Any]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         pixel_values, sample_index = inputs["pixel_values"], inputs["sample_index"]
         chunk_size, at_once = self.perturbations_at_once(len(pixel_values))
-        clean_logits = None
+        clean_logits: torch.Tensor | None = None
         device_type = pixel_values.device.type
         in_bf16 = partial(torch.autocast, device_type, torch.bfloat16) if self.args.bf16_perturbations else nullcontext
 
-        def forward(pixel_values):
+        def forward(pixel_values: torch.Tensor) -> torch.Tensor:
             nonlocal clean_logits
             is_clean = pixel_values is inputs["pixel_values"]
             if is_clean:
@@ -183,7 +206,7 @@ class JiTTrainer(UnlearningTrainer):
                 chunk_size=chunk_size,
             )
         to_log = {"jit_ratio": ratio}
-        if "labels" in inputs:
+        if "labels" in inputs and clean_logits is not None:
             to_log["forget_accuracy"] = (clean_logits.argmax(dim=-1) == inputs["labels"]).float()
         return ratio, to_log
 
@@ -205,14 +228,16 @@ class JiTTrainer(UnlearningTrainer):
 
     # ---- The automatic step ----
 
-    def create_optimizer(self, model=None):
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.args.step_rule == "auto":
             model = self.model if model is None else model
             self.optimizer = GradientSum(parameter for parameter in model.parameters() if parameter.requires_grad)
             return self.optimizer
         return super().create_optimizer(model)
 
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, torch.Tensor]:
         batches, num_images = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.args.step_rule == "auto":
             # One update from the whole forget set: each batch adds its share of the mean.
@@ -225,13 +250,15 @@ class JiTTrainer(UnlearningTrainer):
             return
         # The clean images and the perturbed ones, and a backward pass, which counts twice, unless it ends at the head.
         self.passes += 1 + self.args.num_perturbations + (0 if self.heads else 2)
-        direction, target = self.optimizer.optimizer.direction(), self.find_target()
+        # The one that `create_optimizer` made, inside Accelerate's.
+        summed = cast(GradientSum, cast(AcceleratedOptimizer, self.optimizer).optimizer)
+        direction, target = summed.direction(), self.find_target()
         if self.args.forget_kind == "class" and self.start < 0.5:
             logger.warning(
                 f"The model is right on {100 * self.start:.1f} % of the forget set alone, before unlearning. Check that "
                 "the image processor and the labels are its own."
             )
-        by_chance = 1 / self.model.config.num_labels
+        by_chance = 1 / self.num_labels
         if self.args.forget_kind == "class" and self.start <= max(target, by_chance) and not self.args.allow_collapse:
             raise InputError(
                 "forget_dataset",
@@ -267,7 +294,7 @@ class JiTTrainer(UnlearningTrainer):
         if self.args.forget_target is not None:
             return self.args.forget_target
         if self.args.forget_kind == "class":
-            return min(0.01, 1 / self.model.config.num_labels)
+            return min(0.01, 1 / self.num_labels)
         if self.args.forget_kind == "subclass":
             return 0.9 * self.start
         accuracies = [self.forget_accuracy(change) for change in (blur, turn, shift)]
@@ -275,16 +302,17 @@ class JiTTrainer(UnlearningTrainer):
 
     # ---- What the loss is taken of ----
 
-    def set_mode(self, model):
+    def set_mode(self, model: nn.Module) -> None:
         super().set_mode(model)
         if self.args.dropout:
             model.train()
             freeze_batch_norm(model)
 
-    def clamp(self, pixel_values: torch.Tensor):
+    def clamp(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Lowest and highest value of a perturbed image, or `None`."""
-        if self.args.noise_clamp == "range":
-            return tuple(bound.to(pixel_values) for bound in self.pixel_range)
+        if self.pixel_range is not None:
+            low, high = self.pixel_range
+            return low.to(pixel_values), high.to(pixel_values)
         if self.args.noise_clamp == "batch":
             return pixel_values.min(), pixel_values.max()
         return None

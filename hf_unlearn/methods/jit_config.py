@@ -1,7 +1,7 @@
 """The configuration of JiT and its published definitions."""
 
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Any, Literal
 
 from ..errors import InputError
 from ..unlearning.config import UPDATE_SETTINGS, UnlearningConfig, check_choice
@@ -157,7 +157,7 @@ class JiTConfig(UnlearningConfig):
         check_choice("step_rule", self.step_rule, ("auto", "fixed"))
         super().__post_init__()
 
-    def settings(self):
+    def settings(self) -> dict[str, Any]:
         names = ["step_rule", "sigma", "num_perturbations", "output_space", "strike_out_class", "moving_weights"]
         names += ["forget_kind", "noise_clamp", "stop_gradient", "dropout", "seed", "bf16", "fp16"]
         names += ["bf16_perturbations"]

@@ -57,20 +57,21 @@ class LossFreeSSDTrainer(SSDTrainer):
     _tag_names = ["unlearning", "machine-unlearning", "loss-free-ssd-unlearning"]
     needs_retain = False
     data_used = "the trained model, the images to forget and images made of them with the model"
+    args: LossFreeSSDConfig
 
-    def most_selective(self):
+    def most_selective(self) -> float:
         # The generated images do not contain the forget set, so the ratio has no upper limit.
         return math.inf
 
-    def objective(self, logits, label):
+    def objective_of(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         return logits.square().sum()
 
-    def measure(self, gradients):
+    def measure(self, gradients: torch.Tensor) -> torch.Tensor:
         return gradients.abs()
 
-    def prepare(self):
+    def prepare(self) -> None:
         """Makes the images that stand in for the training set. The guard uses another seed."""
-        forget, num_labels = self.train_dataset, self.model.config.num_labels
+        forget, num_labels = self.train_dataset, self.num_labels
         rows = torch.linspace(0, len(forget) - 1, min(len(forget), NUM_IMAGES)).round().long()
         pixel_values = torch.stack([forget[row]["pixel_values"] for row in rows.tolist()]).to(self.args.device)
         vanishing = set(self.answers.tolist()) if self.args.forget_kind == "class" else set()
@@ -81,9 +82,9 @@ class LossFreeSSDTrainer(SSDTrainer):
             torch.Generator().manual_seed(self.args.seed + 1),
             per_class=4,
         )
-        made = [{"pixel_values": image, "labels": -1} for image in broadcast(made).cpu()]
-        self.training_set = TrainingSet({**self.train_dataset.parts, "generated": made})
+        generated = [{"pixel_values": image, "labels": -1} for image in broadcast(made).cpu()]
+        self.training_set = TrainingSet({**self.train_dataset.parts, "generated": generated})
 
-    def importances_to_all(self, forget, others):
+    def importances_to_all(self, forget: dict, others: dict) -> dict[str, torch.Tensor]:
         scale = sum(value.sum() for value in forget.values()) / sum(value.sum() for value in others.values())
         return {name: scale * value for name, value in others.items()}

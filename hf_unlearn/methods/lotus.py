@@ -5,8 +5,10 @@ images.
 
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from transformers import TrainerCallback
 
 from ..errors import InputError
@@ -14,6 +16,14 @@ from ..unlearning.config import UnlearningConfig
 from ..unlearning.guard import RETAIN_CHANGE_LIMIT
 from ..unlearning.losses import noise_key
 from ..unlearning.trainer import UnlearningTrainer
+
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+    from typing_extensions import Unpack
+
+    from ..unlearning.compatibility import ImageClassifier
+    from ..unlearning.inputs import Given
 
 
 @dataclass
@@ -89,8 +99,12 @@ class LoTUSTrainer(UnlearningTrainer):
     change_limit = RETAIN_CHANGE_LIMIT
     needs_original_logits = True
     data_used = "the trained model, the images to forget, retained training images and the accuracy on unseen images"
+    args: LoTUSConfig
+    # Of an epoch.
+    temperature: float
+    gumbel: torch.Tensor
 
-    def __init__(self, model, args, **kwargs):
+    def __init__(self, model: "ImageClassifier", args: LoTUSConfig, **kwargs: "Unpack[Given]"):
         super().__init__(model, args, **kwargs)
         is_class = self.args.forget_kind == "class"
         if self.args.unseen_accuracy is None:
@@ -101,14 +115,14 @@ class LoTUSTrainer(UnlearningTrainer):
             self.args.unseen_accuracy = 0.0
         if self.args.alpha is None:
             self.args.alpha = 32.0 if is_class else 2.0
-        self.temperature = self.gumbel = None
+        self.unseen_accuracy, self.alpha = self.args.unseen_accuracy, self.args.alpha
         self.add_callback(PrepareEpoch(self))
 
-    def prepare(self):
-        if self.start - self.args.unseen_accuracy <= -0.01:
+    def prepare(self) -> None:
+        if self.start - self.unseen_accuracy <= -0.01:
             raise InputError(
                 "unseen_accuracy",
-                f"got {self.args.unseen_accuracy}, and on the forget images the model is right less often, on a share of "
+                f"got {self.unseen_accuracy}, and on the forget images the model is right less often, on a share of "
                 f"{self.start:.3f}: LoTUS has nothing to do.",
             )
 
@@ -123,13 +137,15 @@ class LoTUSTrainer(UnlearningTrainer):
         self.gumbel = -exponential.log().to(self.args.device)
         found = [log for log in self.state.log_history if "temperature" in log and log["epoch"] == epoch]
         if not found:
-            excess = self.forget_accuracy() - self.args.unseen_accuracy
-            self.log({"temperature": math.exp(self.args.alpha * excess), "accuracy_above_unseen": excess})
+            excess = self.forget_accuracy() - self.unseen_accuracy
+            self.log({"temperature": math.exp(self.alpha * excess), "accuracy_above_unseen": excess})
             found = self.state.log_history[-1:]
         self.temperature = found[-1]["temperature"]
         self.control.should_training_stop |= found[-1]["accuracy_above_unseen"] <= -0.01
 
-    def unlearning_loss(self, model, inputs):
+    def unlearning_loss(
+        self, model: nn.Module, inputs: dict[str, Any]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         logits = model(pixel_values=inputs["pixel_values"]).logits.float()
         noisy = self.original_logits[inputs["sample_index"]] + self.gumbel[inputs["sample_index"]]
         sampled = torch.nn.functional.one_hot(noisy.argmax(dim=-1), noisy.shape[-1])
@@ -146,8 +162,12 @@ class PrepareEpoch(TrainerCallback):
     def __init__(self, trainer: LoTUSTrainer):
         self.trainer = trainer
 
-    def on_epoch_begin(self, args, state, control, **kwargs):
+    def on_epoch_begin(
+        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
+    ) -> None:
         self.trainer.prepare_epoch()
 
-    def on_epoch_end(self, args, state, control, **kwargs):
+    def on_epoch_end(
+        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
+    ) -> None:
         self.trainer.prepare_epoch()

@@ -3,15 +3,26 @@ MU-Mis: makes the logit of a forget image's class less sensitive to the image, a
 """
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import TrainerCallback
+from transformers.trainer_utils import TrainOutput
 
 from ..errors import InputError
 from ..unlearning.config import UnlearningConfig
 from ..unlearning.losses import other_classes
 from ..unlearning.trainer import UnlearningTrainer
+
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+    from typing_extensions import Unpack
+
+    from ..unlearning.compatibility import ImageClassifier
+    from ..unlearning.inputs import Given
 
 
 @dataclass
@@ -71,26 +82,35 @@ class MUMisTrainer(UnlearningTrainer):
     _name = "MU-Mis"
     _paper = "https://arxiv.org/abs/2402.15109"
     _tag_names = ["unlearning", "machine-unlearning", "mu-mis"]
+    args: MUMisConfig
+    # Of the original model.
+    start_sensitivity: float
 
-    def __init__(self, model, args, **kwargs):
+    def __init__(self, model: "ImageClassifier", args: MUMisConfig, **kwargs: "Unpack[Given]"):
         super().__init__(model, args, **kwargs)
         # Sum of ‖∇ₓ f_c′‖ over the images of this epoch that this process has seen, and their number.
         self.seen = torch.zeros(2, device=self.args.device)
-        self.start_sensitivity = None
         self.add_callback(StopWhenRecovered(self))
 
-    def train(self, *args, **kwargs):
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
         # The fast kernels of scaled_dot_product_attention have no second derivative.
         with sdpa_kernel(SDPBackend.MATH):
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
-    def prepare(self):
+    def prepare(self) -> None:
         for batch in self.dataloader(self.train_dataset):
             # The unwrapped model: DDP's wrapper is for gradients of weights, and here only the images have gradients.
             self.sensitivities(self.model, {**batch, "answers": self.answers[batch["sample_index"]]}, epoch=0)
         self.start_sensitivity = self.mean_sensitivity()
 
-    def sensitivities(self, model, inputs, epoch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def sensitivities(
+        self, model: nn.Module, inputs: dict[str, Any], epoch: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
         Computes ‖∇ₓ f_c‖², ‖∇ₓ f_c′‖² and the logits of each image. Adds the second one to `seen`, for the rule that
         ends training.
@@ -114,7 +134,9 @@ class MUMisTrainer(UnlearningTrainer):
         self.seen.zero_()
         return total / num_images
 
-    def unlearning_loss(self, model, inputs):
+    def unlearning_loss(
+        self, model: nn.Module, inputs: dict[str, Any]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         own, other, logits = self.sensitivities(model, inputs, epoch=int(self.state.epoch))
         to_log = {"forget_accuracy": (logits.argmax(dim=-1) == inputs["answers"]).float()}
         # The gradient with respect to the image does not depend on the bias of the last layer. DDP waits for a
@@ -130,9 +152,11 @@ class StopWhenRecovered(TrainerCallback):
     def __init__(self, trainer: MUMisTrainer):
         self.trainer = trainer
 
-    def on_epoch_end(self, args, state, control, **kwargs):
+    def on_epoch_end(
+        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
+    ) -> None:
         earlier = [entry["other_sensitivity"] for entry in state.log_history if "other_sensitivity" in entry]
         now, start = self.trainer.mean_sensitivity(), self.trainer.start_sensitivity
         self.trainer.log({"other_sensitivity": now, "start_sensitivity": start})
-        if now > min([start, *earlier]) and now >= args.recovery * start:
+        if now > min([start, *earlier]) and now >= self.trainer.args.recovery * start:
             control.should_training_stop = True

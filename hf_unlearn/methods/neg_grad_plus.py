@@ -1,9 +1,12 @@
 """NegGrad+: raises the loss of the forget images and lowers the loss of the retained images, in the same update."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from ..data.training_set import interleave
 from ..errors import InputError
@@ -67,13 +70,16 @@ class NegGradPlusTrainer(UnlearningTrainer):
     needs_retain = True
     change_limit = RETAIN_CHANGE_LIMIT
     data_used = "the trained model, the images to forget and retained training images"
+    args: NegGradPlusConfig
 
-    def phases(self, shuffle):
+    def phases(self, shuffle: Callable) -> list[Sequence[int]]:
         return [
             interleave(shuffle(self.training_set.positions("retain")), shuffle(self.training_set.positions("forget")))
         ]
 
-    def unlearning_loss(self, model, inputs):
+    def unlearning_loss(
+        self, model: nn.Module, inputs: dict[str, Any]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         logits = model(pixel_values=inputs["pixel_values"]).logits.float()
         loss = F.cross_entropy(logits, inputs["answers"], reduction="none")
         # The trainer takes the mean over all images of the update. These weights turn it into the two means of L.

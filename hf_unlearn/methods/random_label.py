@@ -1,8 +1,11 @@
 """Random label: trains the forget images with wrong labels that are drawn at random."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 import torch.nn.functional as F
+from torch import nn
 
 from ..unlearning.config import UnlearningConfig
 from ..unlearning.losses import other_classes
@@ -48,8 +51,11 @@ class RandomLabelTrainer(UnlearningTrainer):
     _name = "random label"
     _paper = "https://arxiv.org/abs/1911.04933"
     _tag_names = ["unlearning", "machine-unlearning", "random-label"]
+    args: RandomLabelConfig
 
-    def unlearning_loss(self, model, inputs):
+    def unlearning_loss(
+        self, model: nn.Module, inputs: dict[str, Any]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         logits = model(pixel_values=inputs["pixel_values"]).logits.float()
         labels = other_classes(inputs["answers"], inputs["positions"], logits.shape[1], self.args.seed)
         loss = F.cross_entropy(logits, labels, reduction="none")

@@ -2,14 +2,23 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate.utils import broadcast
+from torch import nn
 
 from ..errors import InputError
 from ..unlearning.config import UnlearningConfig
 from ..unlearning.random_model import random_model
 from .fine_tune import FineTuneTrainer
+
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..unlearning.compatibility import ImageClassifier
+    from ..unlearning.inputs import Given
 
 
 @dataclass
@@ -67,8 +76,9 @@ class RetrainTrainer(FineTuneTrainer):
     # A retrained model need not be close to the original model.
     change_limit = math.inf
     distance_limit = math.inf
+    args: RetrainConfig
 
-    def __init__(self, model, args, **kwargs):
+    def __init__(self, model: "ImageClassifier", args: RetrainConfig, **kwargs: "Unpack[Given]"):
         super().__init__(model, args, **kwargs)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise InputError("method", f"{self._name} does not run on sharded weights. Use data parallelism.")
@@ -78,16 +88,16 @@ class RetrainTrainer(FineTuneTrainer):
                 "model", f"has frozen weights, which would stay as new ones are drawn. {self._name} trains all."
             )
 
-    def prepare(self):
+    def prepare(self) -> None:
         # A resumed run takes its weights from the checkpoint.
         if self.state.global_step == 0:
             self.model.load_state_dict(random_model(self.model, self.args.seed).state_dict())
 
-    def set_mode(self, model):
+    def set_mode(self, model: nn.Module) -> None:
         model.train()
 
     @torch.no_grad()
-    def finish(self):
+    def finish(self) -> None:
         # Each process has its own BatchNorm running statistics. All processes use those of the first process.
         for buffer in self.model.buffers():
             buffer.copy_(broadcast(buffer))

@@ -1,6 +1,7 @@
 """SalUn: trains the forget images with random labels, and moves only the weights that matter most to these images."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,14 @@ from transformers import TrainerCallback
 from ..errors import InputError
 from ..unlearning.config import UnlearningConfig
 from .amnesiac import AmnesiacTrainer
+
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+    from typing_extensions import Unpack
+
+    from ..unlearning.compatibility import ImageClassifier
+    from ..unlearning.inputs import Given
 
 
 @dataclass
@@ -67,14 +76,15 @@ class SalUnTrainer(AmnesiacTrainer):
     _name = "SalUn"
     _paper = "https://arxiv.org/abs/2310.12508"
     _tag_names = ["unlearning", "machine-unlearning", "salun-unlearning"]
+    args: SalUnConfig
 
-    def __init__(self, model, args, **kwargs):
+    def __init__(self, model: "ImageClassifier", args: SalUnConfig, **kwargs: "Unpack[Given]"):
         super().__init__(model, args, **kwargs)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise InputError("method", f"{self._name} does not run on sharded weights. Use data parallelism.")
         self.add_callback(KeepOtherWeights(self))
 
-    def prepare(self):
+    def prepare(self) -> None:
         saliency = {name: gradient.abs() for name, gradient in self.forget_gradient().items()}
         num_weights = sum(gradient.numel() for gradient in saliency.values())
         largest = torch.cat([gradient.flatten() for gradient in saliency.values()]).topk(
@@ -121,5 +131,7 @@ class KeepOtherWeights(TrainerCallback):
     def __init__(self, trainer: SalUnTrainer):
         self.trainer = trainer
 
-    def on_optimizer_step(self, args, state, control, **kwargs):
+    def on_optimizer_step(
+        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
+    ) -> None:
         self.trainer.keep_other_weights()

@@ -3,10 +3,13 @@ SCRUB: moves the model away from the original model on the forget images and bac
 alternating passes.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from ..errors import InputError
 from ..unlearning.config import UnlearningConfig
@@ -87,8 +90,9 @@ class SCRUBTrainer(UnlearningTrainer):
     needs_original_logits = True
     data_used = "the trained model, the images to forget and retained training images"
     temperature = 4.0
+    args: SCRUBConfig
 
-    def phases(self, shuffle):
+    def phases(self, shuffle: Callable) -> list[Sequence[int]]:
         phases = []
         for number in range(max(self.args.num_min_passes, self.args.num_max_passes)):
             if number < self.args.num_min_passes:
@@ -97,7 +101,9 @@ class SCRUBTrainer(UnlearningTrainer):
                 phases.append(shuffle(self.training_set.positions("forget")))
         return phases
 
-    def unlearning_loss(self, model, inputs):
+    def unlearning_loss(
+        self, model: nn.Module, inputs: dict[str, Any]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         logits = model(pixel_values=inputs["pixel_values"]).logits.float()
         original_logits = self.original_logits[inputs["sample_index"]]
         divergence = self.temperature**2 * kl_divergence(original_logits / self.temperature, logits / self.temperature)

@@ -1,6 +1,7 @@
 """SSD: dampens, once, the weights that matter more to the forget set than to the whole training set."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,13 @@ from ..unlearning.config import UnlearningConfig
 from ..unlearning.guard import RETAIN_CHANGE_LIMIT
 from ..unlearning.importance import dampening, sum_over_images
 from ..unlearning.trainer import UnlearningTrainer
+
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..unlearning.compatibility import ImageClassifier
+    from ..unlearning.inputs import Given
 
 
 @dataclass
@@ -44,7 +52,7 @@ class SSDConfig(UnlearningConfig):
         self.num_train_epochs, self.max_steps = 0.0, -1
         super().__post_init__()
 
-    def settings(self):
+    def settings(self) -> dict[str, Any]:
         names = ["selection_weighting", "dampening_constant", "forget_kind", "seed", "bf16", "fp16"]
         return {name: getattr(self, name) for name in names}
 
@@ -75,18 +83,20 @@ class SSDTrainer(UnlearningTrainer):
     needs_retain = True
     change_limit = RETAIN_CHANGE_LIMIT
     data_used = "the trained model, the images to forget and retained training images"
+    args: SSDConfig
 
-    def __init__(self, model, args, **kwargs):
+    def __init__(self, model: "ImageClassifier", args: SSDConfig, **kwargs: "Unpack[Given]"):
         super().__init__(model, args, **kwargs)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise InputError("method", f"{self._name} does not run on sharded weights. Use data parallelism.")
         most = self.most_selective()
         if self.args.selection_weighting is None:
             self.args.selection_weighting = min(10.0, most / 2)
-        if self.args.selection_weighting >= most:
+        self.selection_weighting = self.args.selection_weighting
+        if self.selection_weighting >= most:
             raise InputError(
                 "selection_weighting",
-                f"must be less than {most:.3g}, got {self.args.selection_weighting}: to a forget set of "
+                f"must be less than {most:.3g}, got {self.selection_weighting}: to a forget set of "
                 f"{len(self.train_dataset)} images out of {len(self.training_set)} no weight matters more than {most:.3g} "
                 "times as much as to all of them, and none would change.",
             )
@@ -95,7 +105,7 @@ class SSDTrainer(UnlearningTrainer):
         """The upper limit of I_f / I_D."""
         return len(self.training_set) / len(self.train_dataset)
 
-    def objective(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    def objective_of(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """The function of one image whose gradient is taken: the negative log-likelihood of its label."""
         return F.cross_entropy(logits, label)
 
@@ -119,7 +129,7 @@ class SSDTrainer(UnlearningTrainer):
                 rows = batch["is_forget"] == is_forget
                 if rows.any():
                     sums = sum_over_images(
-                        self.model, self.objective, self.measure,
+                        self.model, self.objective_of, self.measure,
                         batch["pixel_values"][rows], labels[rows], batch["sample_weight"][rows],
                     )  # fmt: skip
                     for name, value in sums.items():
@@ -136,7 +146,7 @@ class SSDTrainer(UnlearningTrainer):
         return {name: share * forget[name] + (1 - share) * others[name] for name in forget}
 
     @torch.no_grad()
-    def finish(self):
+    def finish(self) -> None:
         """Measures the importances and dampens the selected weights."""
         forget, others = self.importances()
         whole = self.importances_to_all(forget, others)
@@ -145,9 +155,7 @@ class SSDTrainer(UnlearningTrainer):
             # A weight without effect on the logits, such as the bias of the keys in attention, has importances that
             # are rounding errors only. Such weights are skipped.
             if name in forget and forget[name].max() > self.measure(torch.tensor(1e-6)) * largest:
-                factor = dampening(
-                    forget[name], whole[name], self.args.selection_weighting, self.args.dampening_constant
-                )
+                factor = dampening(forget[name], whole[name], self.selection_weighting, self.args.dampening_constant)
                 parameter.mul_(factor)
                 selected += (factor < 1).sum().item()
         # The report and the card count the dampening as one update.

@@ -3,16 +3,28 @@ UNSIR: trains on noise images that maximise the error on the classes to forget, 
 images.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.nn.functional as F
+from torch import nn
 
+from ..data.rows import Rows
 from ..data.training_set import TrainingSet
 from ..errors import InputError
 from ..unlearning.config import UnlearningConfig
 from ..unlearning.guard import RETAIN_CHANGE_LIMIT
 from ..unlearning.noise_images import NoiseSet, check_forget_kind, optimize_noise, take_turns
 from ..unlearning.trainer import UnlearningTrainer
+
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..unlearning.compatibility import ImageClassifier
+    from ..unlearning.inputs import Given
 
 
 @dataclass
@@ -77,22 +89,23 @@ class UNSIRTrainer(UnlearningTrainer):
     needs_retain = True
     change_limit = RETAIN_CHANGE_LIMIT
     data_used = "the trained model, retained training images and noise made with the model"
+    args: UNSIRConfig
 
-    def __init__(self, model, args, **kwargs):
+    def __init__(self, model: "ImageClassifier", args: UNSIRConfig, **kwargs: "Unpack[Given]"):
         super().__init__(model, args, **kwargs)
         check_forget_kind(self._name, self.args.forget_kind, ("class", "subclass"))
 
-    def make_training_set(self, forget, retain):
+    def make_training_set(self, forget: Rows, retain: Rows | None) -> TrainingSet:
         parts = super().make_training_set(forget, retain).parts
         self.noise = NoiseSet(self.args.num_noise_images, forget[0]["pixel_values"].shape)
         return TrainingSet({**parts, "generated": self.noise})
 
-    def phases(self, shuffle):
+    def phases(self, shuffle: Callable) -> list[Sequence[int]]:
         retain = list(self.training_set.positions("retain"))
         noise = list(self.training_set.positions("generated")) * self.args.noise_repeats
         return [shuffle(noise + retain), shuffle(retain)]
 
-    def prepare(self):
+    def prepare(self) -> None:
         """Makes the noise images. Their labels alternate between the classes to forget."""
         labels = take_turns(self.answers.unique(), len(self.noise))
         noise = optimize_noise(
@@ -105,6 +118,8 @@ class UNSIRTrainer(UnlearningTrainer):
         )
         self.noise.fill(noise, labels)
 
-    def unlearning_loss(self, model, inputs):
+    def unlearning_loss(
+        self, model: nn.Module, inputs: dict[str, Any]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         logits = model(pixel_values=inputs["pixel_values"]).logits.float()
         return F.cross_entropy(logits, inputs["labels"], reduction="none"), {}
