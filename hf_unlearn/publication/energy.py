@@ -11,7 +11,7 @@ class EnergyMeter:
             Energy in kWh, set when the context ends; `None` without `codecarbon`.
     """
 
-    kwh = None
+    kwh: float | None = None
 
     def __enter__(self) -> "EnergyMeter":
         try:
@@ -27,7 +27,7 @@ class EnergyMeter:
             self.tracker.start()
         return self
 
-    def __exit__(self, *exc_info) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         if self.tracker is not None:
             self.tracker.stop()
             self.kwh = self.tracker.final_emissions_data.energy_consumed

@@ -6,6 +6,7 @@ import platform
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import accelerate
 import datasets
@@ -25,7 +26,14 @@ from .record import (
 from .report import weights_sha256
 
 
-def run_facts(trainer, request: ForgetRequest | None, dataset_name: str | None, provenance: Provenance) -> dict:
+if TYPE_CHECKING:
+    from ..unlearning.compatibility import ImageClassifier
+    from ..unlearning.trainer import UnlearningTrainer
+
+
+def run_facts(
+    trainer: "UnlearningTrainer", request: ForgetRequest | None, dataset_name: str | None, provenance: Provenance
+) -> dict[str, Any]:
     """
     Collects what ran, on which model and data, and with which outcome. Must be called on all processes, after
     training.
@@ -55,7 +63,7 @@ def run_facts(trainer, request: ForgetRequest | None, dataset_name: str | None, 
         "model": public_name(trainer.model.name_or_path or "model"),
         "model_revision": getattr(trainer.model.config, "_commit_hash", None),
         "dataset": public_name(dataset_name),
-        "architecture": (trainer.model.config.architectures or [type(trainer.model).__name__])[0],
+        "architecture": architecture_of(trainer.model),
         "method": trainer._name,
         "preset": trainer.args.preset,
         "data_used": trainer.data_used,
@@ -84,7 +92,10 @@ def run_facts(trainer, request: ForgetRequest | None, dataset_name: str | None, 
 
 
 def provenance_of(
-    trainer, request: ForgetRequest | None, folder: str | None = None, dataset_revision: str | None = None
+    trainer: "UnlearningTrainer",
+    request: ForgetRequest | None,
+    folder: str | None = None,
+    dataset_revision: str | None = None,
 ) -> Provenance:
     """
     Collects where the forgotten images and the model come from, from what the trainer and its forget set know.
@@ -103,7 +114,7 @@ def provenance_of(
         [`~publication.record.Provenance`]
     """
     images, source = trainer.train_dataset.parts["forget"], trainer.source
-    facts = {}
+    facts: dict[str, Any] = {}
     if isinstance(images, ImageDataset):
         whole = source.dataset if source is not None else images.dataset
         root = folder or common_folder(whole, images.image_column)
@@ -116,7 +127,7 @@ def provenance_of(
         }
     return Provenance(
         lineage=lineage_of(
-            trainer.model.name_or_path,
+            trainer.model.name_or_path or "",
             getattr(trainer.model.config, "_commit_hash", None) or "main",
             trainer.args.hub_token,
         ),
@@ -147,7 +158,14 @@ def public_name(name_or_path: str | None) -> str | None:
     return name_or_path
 
 
-def environment(trainer) -> dict:
+def architecture_of(model: "ImageClassifier") -> str:
+    """The class of a model, of one with adapters that of its base. A base that was never stored does not know its own."""
+    if model.config.architectures:
+        return model.config.architectures[0]
+    return type(model if isinstance(model, transformers.PreTrainedModel) else model.get_base_model()).__name__
+
+
+def environment(trainer: "UnlearningTrainer") -> dict[str, Any]:
     """Versions of the libraries, the device and the number of processes."""
     return {
         "hf_unlearn": __version__,

@@ -3,13 +3,17 @@
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import HubPushError, InputError
 from .files import CARD, PUBLISHED, RECORD, SIGNATURE
+
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.h5", "*.msgpack", "*.pt", "*.pth")
@@ -33,7 +37,11 @@ def find_token(token: str | None) -> str:
 
 
 def check_push(
-    repo_id: str, original_repo_id: str, token: str | None, revision: str | None = None, create_pr: bool = False
+    repo_id: str,
+    original_repo_id: str | None,
+    token: str | None,
+    revision: str | None = None,
+    create_pr: bool = False,
 ) -> str:
     """
     Checks whether a push can succeed, before the run starts.
@@ -97,7 +105,7 @@ def refuse_overwriting(repo_id: str, original_repo_id: str | None, files: list[s
         )
 
 
-def files_of(api, repo_id: str, revision: str | None) -> tuple[str | None, list[str]]:
+def files_of(api: "HfApi", repo_id: str, revision: str | None) -> tuple[str | None, list[str]]:
     """
     Commit and file paths of a repository at a revision; `None` and no paths if there is no such repository or
     revision.
@@ -108,7 +116,7 @@ def files_of(api, repo_id: str, revision: str | None) -> tuple[str | None, list[
         info = api.model_info(repo_id, revision=revision)
     except (RepositoryNotFoundError, RevisionNotFoundError):
         return None, []
-    return info.sha, [sibling.rfilename for sibling in info.siblings]
+    return info.sha, [sibling.rfilename for sibling in info.siblings or []]
 
 
 def push_folder(
@@ -176,7 +184,7 @@ def push_folder(
 
 
 def push_once(
-    api,
+    api: "HfApi",
     folder: Path,
     repo_id: str,
     private: bool | None,
@@ -230,7 +238,7 @@ def push_once(
     return commit.pr_url or commit.commit_url
 
 
-def set_tag(api, repo_id: str, tag: str, commit: str) -> None:
+def set_tag(api: "HfApi", repo_id: str, tag: str, commit: str) -> None:
     """
     Tags a commit. Does nothing if the commit already has this tag.
 
@@ -318,7 +326,7 @@ def wait_after(error: Exception, wait: float | None) -> float | None:
     return None
 
 
-def causes(error: BaseException | None):
+def causes(error: BaseException | None) -> Iterator[BaseException]:
     """Yields an error and the errors that caused it."""
     while error is not None:
         yield error

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -47,14 +48,14 @@ class Markdown(str):
     """Text that is already Markdown. [`plain`] escapes every other string."""
 
 
-def single_line(text: str) -> str:
+def single_line(text: object) -> str:
     """Removes line breaks, control characters and marks of writing direction; cuts the text at 300 characters."""
     text = "".join(" " if unicodedata.category(character)[0] in "CZ" else character for character in str(text))
     text = " ".join(text.split())
     return text if len(text) <= 300 else text[:299] + "…"
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """
     Escapes a value so that Markdown shows it as plain text: as no HTML, emphasis, formula or link. Numbers and
     [`Markdown`] are returned unchanged.
@@ -68,17 +69,17 @@ def plain(value):
     return Markdown(re.sub(r"([`*{}\[\]<>#|~$&]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text))
 
 
-def code(value) -> Markdown:
+def code(value: object) -> Markdown:
     """A value as inline code. It can also stand in a table."""
     return Markdown("`" + single_line(value).replace("`", "'").replace("|", "\\|") + "`")
 
 
-def quoted(value) -> Markdown:
+def quoted(value: object) -> Markdown:
     """A value in double quotes, for a code block."""
     return Markdown(json.dumps(single_line(value).replace("`", "'"), ensure_ascii=False))
 
 
-def shell(value) -> Markdown:
+def shell(value: object) -> Markdown:
     """
     A name for a shell command in a code block. Characters other than ASCII letters, digits, `_`, `.`, `/` and `-`
     become dashes.
@@ -142,9 +143,10 @@ class UnlearningCardData:
         ]
         base = run["lineage"][0]["model"]["name"] if run["lineage"] else run["model"]
         base_is_on_hub = is_hub_id(base)
+        relation: dict[str, Any] = {"base_model_relation": "finetune"} if base_is_on_hub else {}
         return ModelCardData(
             base_model=base if base_is_on_hub else None,
-            **({"base_model_relation": "finetune"} if base_is_on_hub else {}),
+            **relation,
             datasets=[dataset] if is_hub_id(dataset) else None,
             library_name="timm" if is_timm(run["architecture"]) else "transformers",
             pipeline_tag="image-classification",
@@ -312,7 +314,8 @@ def merge_cards(old: str, new: str) -> str:
     """
     old_front, old_body = split_front_matter(old)
     new_front, new_body = split_front_matter(new)
-    own_tags = old_front.get("tags") if isinstance(old_front.get("tags"), list) else []
+    tags = old_front.get("tags")
+    own_tags = tags if isinstance(tags, list) else []
     new_front["tags"] = [*new_front["tags"], *(tag for tag in own_tags if tag not in new_front["tags"])]
     front = new_front | {
         key: value for key, value in old_front.items() if key not in GENERATED_KEYS and key not in new_front
@@ -373,7 +376,7 @@ class CardDumper(RequestDumper):
     twice is written twice.
     """
 
-    def ignore_aliases(self, data) -> bool:
+    def ignore_aliases(self, data: object) -> bool:
         return True
 
 

@@ -1,8 +1,16 @@
 """Draws the figures of a report. The colours are those of Okabe and Ito, which colour-blind readers can tell apart."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .report import ROC_FPR, UnlearningReport
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from ..evaluation.verification_report import VerificationReport
 
 
 COLORS = {"original": "#0072B2", "unlearned": "#D55E00", "retrained": "#009E73"}
@@ -54,7 +62,7 @@ def save_figures(report: UnlearningReport, folder: str | Path) -> list[Path]:
     return written
 
 
-def _plain(axes) -> None:
+def _plain(axes: "Axes") -> None:
     """Hides the upper and the right border, which have no scale."""
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -67,7 +75,7 @@ def _short(name: str, length: int = 22) -> str:
     return name if len(name) <= length else f"{name[: length // 2]}…{name[length // 2 + 1 - length :]}"
 
 
-def _accuracy(report, figure) -> bool:
+def _accuracy(report: UnlearningReport, figure: "Figure") -> bool:
     """Bars of the accuracies: one group per split, one bar per model."""
     models = report.models()
     groups = [
@@ -94,7 +102,7 @@ def _accuracy(report, figure) -> bool:
     return True
 
 
-def _entropy(report, figure) -> bool:
+def _entropy(report: UnlearningReport, figure: "Figure") -> bool:
     """Histograms of the entropy of the outputs: one panel per model, one line per split."""
     histograms = {model: report.results[model]["entropy_histogram"] for model in report.models()}
     if not any("forget" in splits for splits in histograms.values()):
@@ -124,7 +132,7 @@ def _entropy(report, figure) -> bool:
     return True
 
 
-def _class_accuracy(report, figure) -> bool:
+def _class_accuracy(report: UnlearningReport, figure: "Figure") -> bool:
     """
     Accuracy per class: one row per class, one marker per model. With more than 25 classes, the 25 whose accuracy
     changed most, and a histogram of the changes of all classes.
@@ -170,7 +178,7 @@ def _class_accuracy(report, figure) -> bool:
     return True
 
 
-def _confusion(report, figure) -> bool:
+def _confusion(report: UnlearningReport, figure: "Figure") -> bool:
     """
     Confusion matrices: one panel per model, true classes by predicted classes, each row in percent of its images.
     """
@@ -185,7 +193,7 @@ def _confusion(report, figure) -> bool:
     panels = figure.subplots(1, len(matrices), sharey=True, squeeze=False)[0]
     for axes, (model, rows) in zip(panels, matrices.items(), strict=True):
         share = [[100 * count / max(sum(row), 1) for count in row] for row in rows]
-        picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+        axes.imshow(share, cmap="Blues", vmin=0, vmax=100, aspect="auto")
         axes.set_title(model, fontsize=10)
         axes.set_xticks(range(len(answers)), answers, rotation=90, fontsize=8)
         axes.set_yticks(range(len(classes)), classes, fontsize=8)
@@ -199,11 +207,11 @@ def _confusion(report, figure) -> bool:
                         color = "white" if value > 60 else "black"
                         axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=6.5, color=color)
     panels[0].set_ylabel("class of the image")
-    figure.colorbar(picture, ax=panels[-1], label="share of the row in %")
+    figure.colorbar(panels[-1].images[-1], ax=panels[-1], label="share of the row in %")
     return True
 
 
-def _attacks(report, figure) -> bool:
+def _attacks(report: UnlearningReport, figure: "Figure") -> bool:
     """ROC curves of the attacks: one panel per attack, one line per model."""
     curves = {model: report.results[model]["roc"] for model in report.models()}
     attacks = list(curves["unlearned"])
@@ -230,7 +238,7 @@ def _attacks(report, figure) -> bool:
     return True
 
 
-def save_relearning_curves(report, path: str | Path) -> Path:
+def save_relearning_curves(report: "VerificationReport", path: str | Path) -> Path:
     """
     Draws how fast copies of the models learn the forget set again: one panel per measured split, one line per model.
     All retrained models have the same colour, and the area between their lowest and highest curve is filled.
@@ -247,7 +255,7 @@ def save_relearning_curves(report, path: str | Path) -> Path:
     from matplotlib.figure import Figure
 
     titles = {"forget": "forget images left out of the attack", "forget_test": "unseen images of what is forgotten"}
-    styles = {
+    styles: dict[str, dict[str, Any]] = {
         "original": {"color": COLORS["original"], "linestyle": "-", "linewidth": 1.3, "marker": "o"},
         "unlearned": {"color": COLORS["unlearned"], "linestyle": "-", "linewidth": 2.4, "marker": "D"},
         "head-only": {"color": "#CC79A7", "linestyle": ":", "linewidth": 2.0, "marker": "^"},

@@ -8,6 +8,7 @@ import re
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
@@ -23,6 +24,10 @@ from ..request.schemas import check_schema
 from .files import CARD, PUBLISHED, RECORD, SALT, SIGNATURE
 from .model_card import card_sha256
 from .report import UnlearningReport
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 NOTE = "A record of what was run and measured, not a proof of deletion."
@@ -60,7 +65,7 @@ class Provenance:
 
 
 def image_names(
-    dataset, image_column: str, request: ForgetRequest | None = None, root: str | None = None
+    dataset: "Dataset", image_column: str, request: ForgetRequest | None = None, root: str | None = None
 ) -> list[str]:
     """
     The names by which one can ask a record for a forgotten image. Each has a prefix for its kind:
@@ -95,12 +100,12 @@ def image_names(
             names.append(f"file:{Path(path).name}")
     if request is not None and request.id_column is not None:
         names += [f"id:{value}" for value in read_column(dataset, request.id_column)]
-    if request is not None and request.kind == "indices" and len(request.indices) == len(dataset):
+    if request is not None and request.indices is not None and len(request.indices) == len(dataset):
         names += [f"row:{row}" for row in request.indices]
     return names
 
 
-def hub_source(dataset) -> tuple[str | None, str | None]:
+def hub_source(dataset: "Dataset") -> tuple[str | None, str | None]:
     """
     Id and commit of the dataset on the hub that a dataset was loaded from. `datasets` keeps both in the addresses of
     the downloaded files.

@@ -275,7 +275,7 @@ def position(value: float | None, low: float | None, high: float | None) -> str:
     Tells whether a value is in the band from `low` to `high`: `"yes"`, `"below"`, `"above"`, or a dash if the value or
     the band was not measured.
     """
-    if value is None or low is None:
+    if value is None or low is None or high is None:
         return "–"
     return "below" if value < low else "above" if value > high else "yes"
 

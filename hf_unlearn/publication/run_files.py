@@ -3,6 +3,7 @@ Writes the files of a run beside its model: report, figures, model card, record 
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..request.forget_request import ForgetRequest
 from .facts import name_of_dataset, provenance_of, run_facts
@@ -12,8 +13,12 @@ from .record import Provenance, write_record
 from .report import UnlearningReport, forget_set_report
 
 
+if TYPE_CHECKING:
+    from ..unlearning.trainer import UnlearningTrainer
+
+
 def write_run_files(
-    trainer,
+    trainer: "UnlearningTrainer",
     report: UnlearningReport | None,
     request: ForgetRequest | None,
     dataset_name: str | None,

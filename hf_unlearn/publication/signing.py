@@ -3,9 +3,15 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from .files import RECORD, SIGNATURE
+
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 
 @dataclass
@@ -24,7 +30,7 @@ class Check:
     text: str
 
 
-def _cryptography():
+def _cryptography() -> tuple[ModuleType, ModuleType, ModuleType]:
     try:
         from cryptography import exceptions
         from cryptography.hazmat.primitives import serialization
@@ -36,7 +42,7 @@ def _cryptography():
     return exceptions, serialization, ed25519
 
 
-def read_private_key(path: str | Path):
+def read_private_key(path: str | Path) -> "Ed25519PrivateKey":
     """
     Reads an Ed25519 private key without a password from a PEM file, as `openssl genpkey -algorithm ed25519` writes it.
 
@@ -85,7 +91,7 @@ def sign_record(folder: str | Path, key_file: str | Path) -> Path:
     return folder / SIGNATURE
 
 
-def check_signature(folder: Path, content: bytes, public_key: str | Path | None):
+def check_signature(folder: Path, content: bytes, public_key: str | Path | None) -> Check:
     """
     Checks the signature of a record.
 

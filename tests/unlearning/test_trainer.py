@@ -6,7 +6,7 @@ from conftest import CLASSES, make_model
 from torch.overrides import TorchFunctionMode
 from transformers import TrainerCallback, TrainingArguments
 
-from hf_unlearn import ForgetRequest, JiTConfig, JiTTrainer, split_dataset
+from hf_unlearn import ForgetRequest, JiTConfig, JiTTrainer, UnlearningReport, split_dataset
 from hf_unlearn.data.image_dataset import ImageDataset
 from hf_unlearn.errors import CollapsedModelError, InputError
 from hf_unlearn.unlearning.losses import KeyedNoise
@@ -254,6 +254,10 @@ def test_adapter_moves_and_its_base_stays(forget_set, image_processor, tmp_path)
     loaded = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "out")
     x = torch.linspace(-1, 1, 3 * 16 * 16).view(1, 3, 16, 16)
     torch.testing.assert_close(loaded.eval()(pixel_values=x).logits, model.eval()(pixel_values=x).logits)
+    # The base was never stored: its configuration does not say what it is.
+    trainer.save_report()
+    report = UnlearningReport.from_json(tmp_path / "out" / "report.json")
+    assert report.run["architecture"] == "ViTForImageClassification"
 
 
 class Reads(TorchFunctionMode):
