@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
-from torch import nn
+from transformers import BaseImageProcessor
 
 from ..data.image_dataset import ImageDataset, find_image_column
 from ..data.labels import find_label_column, match_labels, read_column
@@ -28,7 +28,7 @@ from ..metrics.tug_of_war.tug_of_war import tug_of_war
 from ..metrics.unlearning_accuracy.unlearning_accuracy import accuracy, class_accuracy
 from ..metrics.zero_retrain_forgetting.zero_retrain_forgetting import zero_retrain_forgetting
 from ..publication.report import METRICS, NEEDS, ROC_FPR, UnlearningReport
-from ..unlearning.compatibility import check_model
+from ..unlearning.compatibility import ImageClassifier, check_model, id2label_of
 from ..unlearning.random_model import random_model
 from .logits import cached_logits
 from .logits_cache import model_key
@@ -48,13 +48,13 @@ MAX_CONFUSION_CLASSES = 20
 
 
 def evaluate_unlearning(
-    model: nn.Module,
+    model: ImageClassifier,
     splits: DatasetDict,
-    image_processor,
-    original_model: nn.Module | None = None,
-    retrained_model: nn.Module | None = None,
+    image_processor: BaseImageProcessor,
+    original_model: "ImageClassifier | None" = None,
+    retrained_model: "ImageClassifier | None" = None,
     *,
-    further_retrained_models: tuple[nn.Module, ...] = (),
+    further_retrained_models: tuple[ImageClassifier, ...] = (),
     image_column: str | None = None,
     label_column: str | None = None,
     batch_size: int = 64,
@@ -111,25 +111,25 @@ def evaluate_unlearning(
     for name, split in splits.items():
         check_dataset(f"splits[{name!r}]", split)
     check_model("model", model)
-    models = {"original": original_model, "unlearned": model, "retrained": retrained_model}
-    models |= {f"retrained_{number}": other for number, other in enumerate(further_retrained_models, start=2)}
-    models = {name: model for name, model in models.items() if model is not None}
+    given = {"original": original_model, "unlearned": model, "retrained": retrained_model}
+    given |= {f"retrained_{number}": other for number, other in enumerate(further_retrained_models, start=2)}
+    models = {name: model for name, model in given.items() if model is not None}
+    id2label = id2label_of(model)
     for name, other in models.items():
-        if other.config.id2label != model.config.id2label:
+        if id2label_of(other) != id2label:
             raise InputError(f"{name}_model", "has other labels than the unlearned model, or in another order.")
     models["random"] = random_model(model)
 
-    label_names = unique_names(model.config.id2label)
     keys = {}
     if logits_cache_dir is not None and PartialState().is_main_process:
         keys = {name: model_key(candidate, image_processor, batch_size) for name, candidate in models.items()}
     probabilities, labels, sampled = {name: {} for name in models}, {}, {}
-    for split, dataset in splits.items():
+    for split, dataset in ((str(name), dataset) for name, dataset in splits.items()):
         if split != "forget":
             whole, dataset = dataset, at_most(dataset, max_eval_samples)
             if len(dataset) < len(whole):
                 sampled[split] = len(whole)
-        labels[split] = label_ids_of(dataset, split, label_column, model.config.id2label)
+        labels[split] = label_ids_of(dataset, split, label_column, id2label)
         images = ImageDataset(dataset, image_processor, find_image_column(dataset, image_column))
         # The model with random weights runs on the forget splits only: only one metric (ZRF) needs it.
         asked = models if split.startswith("forget") else {name: models[name] for name in models if name != "random"}
@@ -141,7 +141,7 @@ def evaluate_unlearning(
                 )  # fmt: skip
             probabilities[name][split] = torch.from_numpy(logits).double().softmax(dim=-1).numpy()
     random = probabilities.pop("random")
-    return replace(make_report(probabilities, labels, label_names, random), sampled=sampled)
+    return replace(make_report(probabilities, labels, unique_names(id2label), random), sampled=sampled)
 
 
 def make_report(
@@ -167,8 +167,8 @@ def make_report(
     """
     bins = np.linspace(0, math.log(max(len(label_names), 2)), 26)
     test = [split for split in ("forget_test", "retain_test") if labels.get(split) is not None]
-    test_labels = np.concatenate([labels[split] for split in test]) if test else None
-    results, answers = {}, {}
+    test_labels = np.concatenate([labels[split] for split in test]) if test else np.array([], dtype=np.int64)
+    results, answers, not_measured = {}, {}, {}
     for name, outputs in probabilities.items():
         metrics, missing = measure(name, probabilities, labels, random)
         by_class = {}
@@ -221,9 +221,9 @@ def measure(
     outputs = probabilities[name]
     have, missing = what_is_there(probabilities, labels)
     metrics = {
-        f"{split}_accuracy": accuracy(outputs[split], labels[split])
+        f"{split}_accuracy": accuracy(outputs[split], of_split)
         for split in SPLITS
-        if split in outputs and labels[split] is not None
+        if split in outputs and (of_split := labels[split]) is not None
     }
     tests = [split for split in ("forget_test", "retain_test") if split in outputs]
     if {"forget", "retain", "unseen"} <= have:
@@ -233,7 +233,7 @@ def measure(
             forget=entropy(outputs["forget"]),
         )
     if {"forget", "unseen"} <= have:
-        members, others = attack_scores(outputs, labels)
+        members, others = attack_scores(outputs, labels, tests[0])
         num_others = len(others["entropy"])
         for statistic in members:
             for key, value in attack(members[statistic], others[statistic]).items():
@@ -250,12 +250,12 @@ def measure(
             for comparison, function in COMPARISONS.items():
                 value = function(rows, probabilities[reference][split])
                 metrics[f"{split}_{comparison}_to_{reference}"] = float(np.mean(value))
-    if set(METRICS["retrain_free_js"].needs) <= have:
+    if (forget_labels := labels.get("forget")) is not None and set(METRICS["retrain_free_js"].needs) <= have:
         tests = [split for split in tests if labels[split] is not None]
         test_labels = np.concatenate([labels[split] for split in tests])
-        if np.isin(labels["forget"], test_labels).all():
+        if np.isin(forget_labels, test_labels).all():
             original = np.concatenate([probabilities["original"][split] for split in tests])
-            metrics["retrain_free_js"] = retrain_free_js(outputs["forget"], labels["forget"], original, test_labels)
+            metrics["retrain_free_js"] = retrain_free_js(outputs["forget"], forget_labels, original, test_labels)
         else:
             missing["retrain_free_js"] = "some forgotten class has no unseen image"
     for split, rows in random.items():
@@ -300,25 +300,25 @@ def what_is_there(
     return have, missing
 
 
-def unseen_split(splits) -> str | None:
+def unseen_split(splits: dict) -> str | None:
     """The split of unseen images that the attacks compare with the forget set: `forget_test`, else `retain_test`."""
     return next((split for split in ("forget_test", "retain_test") if split in splits), None)
 
 
 def attack_scores(
-    outputs: dict[str, np.ndarray], labels: dict[str, np.ndarray | None]
+    outputs: dict[str, np.ndarray], labels: dict[str, np.ndarray | None], unseen: str
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The scores of the attacks for the forget images (members) and for unseen images (non-members), by statistic."""
-    unseen = unseen_split(outputs)
     has_labels = labels["forget"] is not None and labels[unseen] is not None
-    return tuple(scores(outputs[split], labels[split] if has_labels else None) for split in ("forget", unseen))
+    members, others = (scores(outputs[split], labels[split] if has_labels else None) for split in ("forget", unseen))
+    return members, others
 
 
 def roc_curves(outputs: dict[str, np.ndarray], labels: dict[str, np.ndarray | None]) -> dict[str, list[float]]:
     """By attack, the true positive rates at [`~publication.report.ROC_FPR`]. Empty without forget or unseen images."""
-    if "forget" not in outputs or not unseen_split(outputs):
+    if "forget" not in outputs or (unseen := unseen_split(outputs)) is None:
         return {}
-    members, others = attack_scores(outputs, labels)
+    members, others = attack_scores(outputs, labels, unseen)
     return {
         name: [round(tpr_at_fpr(members[name], others[name], fpr), 4) for fpr in ROC_FPR]
         for name in members

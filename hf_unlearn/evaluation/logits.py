@@ -1,5 +1,6 @@
 """Runs models over images and collects their logits. Each image is read once, on any number of processes."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from .logits_cache import cache_file, read_logits, split_key, write_logits
 
 
 def cached_logits(
-    models: dict[str, nn.Module],
+    models: Mapping[str, nn.Module],
     keys: dict[str, str | None],
     images: ImageDataset,
     split: str,
@@ -48,7 +49,7 @@ def cached_logits(
     paths, found = {}, [{}]
     if cache_dir is not None and PartialState().is_main_process:
         split_hash = split_key(images.dataset, images.image_column)
-        paths = {name: cache_file(cache_dir, keys[name], split_hash) for name in models if keys[name] is not None}
+        paths = {name: cache_file(cache_dir, key, split_hash) for name in models if (key := keys[name]) is not None}
         read = {name: read_logits(path, len(images)) for name, path in paths.items()}
         found = [{name: logits for name, logits in read.items() if logits is not None}]
     logits = broadcast_object_list(found)[0]
@@ -62,7 +63,7 @@ def cached_logits(
 
 
 def collect_logits(
-    model: nn.Module, dataset: torch.utils.data.Dataset, batch_size: int = 64, description: str | None = None
+    model: nn.Module, dataset: ImageDataset, batch_size: int = 64, description: str | None = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """
     The logits of one model on every image, in the order of the dataset. For the arguments other than `model` see
@@ -82,8 +83,8 @@ def collect_logits(
 
 @torch.no_grad()
 def collect_logits_of_all(
-    models: dict[str, nn.Module],
-    dataset: torch.utils.data.Dataset,
+    models: Mapping[str, nn.Module],
+    dataset: ImageDataset,
     batch_size: int = 64,
     description: str | None = None,
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
@@ -115,7 +116,7 @@ def collect_logits_of_all(
     num_images = len(dataset)
     if num_images == 0:
         raise InputError("splits", f"the split {description!r} is empty." if description else "a split is empty.")
-    batches = [range(start, min(start + batch_size, num_images)) for start in range(0, num_images, batch_size)]
+    batches = [list(range(start, min(start + batch_size, num_images))) for start in range(0, num_images, batch_size)]
     while len(batches) % state.num_processes:
         batches.append(batches[-1])
     own = batches[state.process_index :: state.num_processes]

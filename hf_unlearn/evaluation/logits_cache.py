@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import PIL
@@ -26,11 +27,15 @@ from ..errors import InputError, SaveError
 from ..publication.report import weights_sha256
 
 
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor
+
+
 # Entries of a model configuration that do not change the logits.
 NOT_THE_FUNCTION = ("_name_or_path", "transformers_version", "architectures", "dtype", "problem_type", "use_cache")
 
 
-def model_key(model: nn.Module, image_processor, batch_size: int) -> str | None:
+def model_key(model: nn.Module, image_processor: "BaseImageProcessor", batch_size: int) -> str | None:
     """
     SHA-256 over everything that the logits depend on, except the images: weights, class and configuration of the
     model, the image processor, and what decides the last bits (batch size, device and versions of the libraries).

@@ -18,11 +18,14 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
-from transformers import PrinterCallback
+from transformers import BaseImageProcessor, PrinterCallback
 
+from ..data.forget_kind import ForgetKind
+from ..data.rows import Rows
 from ..errors import InputError
 from ..methods.jit import JiTTrainer
 from ..methods.jit_config import JiTConfig
+from ..unlearning.compatibility import ImageClassifier
 from ..unlearning.head_edit import find_heads, head_inputs
 
 
@@ -48,7 +51,7 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, rows) -> "Images":
+    def __getitem__(self, rows: torch.Tensor) -> "Images":
         return Images(self.pixel_values[rows], self.labels[rows])
 
 
@@ -96,9 +99,10 @@ def accuracy(model: nn.Module, images: Images, batch_size: int) -> float:
 
 
 def head_only(
-    original_model: nn.Module, forget_dataset, image_processor, *, forget_kind: str | None = None, retained=None,
-    batch_size: int = 64, seed: int = 0, image_column: str | None = None, label_column: str | None = None,
-) -> nn.Module:  # fmt: skip
+    original_model: ImageClassifier, forget_dataset: Rows, image_processor: BaseImageProcessor, *,
+    forget_kind: ForgetKind | None = None, retained: Rows | None = None, batch_size: int = 64, seed: int = 0,
+    image_column: str | None = None, label_column: str | None = None,
+) -> ImageClassifier:  # fmt: skip
     """
     Makes the head-only control: a copy of the original model in which JiT's automatic step changes only the head (the
     last linear layer). The control hides the forget set: its outputs change, but its features are those of the
@@ -201,9 +205,9 @@ def relearn(
             parts = [next(batch) for batch in batches]
             logits = model(pixel_values=torch.cat([part.pixel_values for part in parts]).to(device)).logits
             logits = logits.float().split([len(part) for part in parts])
-            loss = sum(F.cross_entropy(rows, part.labels.to(device)) for rows, part in zip(logits, parts, strict=True))
+            losses = [F.cross_entropy(rows, part.labels.to(device)) for rows, part in zip(logits, parts, strict=True)]
             optimizer.zero_grad()
-            (loss / len(parts)).backward()
+            (torch.stack(losses).sum() / len(parts)).backward()
             optimizer.step()
         if step in MEASURED_STEPS:
             for split, images in measured.items():
@@ -284,7 +288,7 @@ def collect_features(model: nn.Module, images: Images, batch_size: int) -> dict[
     layers = find_layers(model)
     heads = heads_of(model, images.pixel_values[:1].to(next(model.parameters()).device))
 
-    def keep(name, values):
+    def keep(name: str, values: torch.Tensor) -> None:
         # Feature maps (n, C, H, W) or tokens (n, T, C).
         pooled = values.flatten(2).mean(dim=2) if values.dim() == 4 else values
         pooled = pooled.mean(dim=1) if pooled.dim() == 3 else pooled
@@ -304,7 +308,15 @@ def collect_features(model: nn.Module, images: Images, batch_size: int) -> dict[
     return {name: torch.cat(values).numpy() for name, values in collected.items()}
 
 
-def prototype_accuracy(features, labels, queries, query_labels, num_images: int, seed: int, draws: int = 5) -> float:
+def prototype_accuracy(
+    features: np.ndarray,
+    labels: np.ndarray,
+    queries: np.ndarray,
+    query_labels: np.ndarray,
+    num_images: int,
+    seed: int,
+    draws: int = 5,
+) -> float:
     """
     Few-shot attack with prototypes (Snell et al., arXiv 1703.05175; as an attack on unlearned models:
     arXiv 2506.01318). The prototype of a class is the mean of the features of a few images, which are scaled to length
@@ -340,7 +352,7 @@ def prototype_accuracy(features, labels, queries, query_labels, num_images: int,
     return float(np.mean(hits))
 
 
-def probe_accuracy(features, labels, queries, query_labels) -> float:
+def probe_accuracy(features: np.ndarray, labels: np.ndarray, queries: np.ndarray, query_labels: np.ndarray) -> float:
     """
     Linear probe (Alain and Bengio, arXiv 1610.01644): a logistic regression on the features, fitted to all images of
     the attacker. Each class has the same weight. For the arguments see [`prototype_accuracy`].

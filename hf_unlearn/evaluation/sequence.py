@@ -1,6 +1,10 @@
 """Several requests on one model: measures, after each request, the images of every request and the retained images."""
 
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from datasets import Dataset
 
 from ..data.image_dataset import ImageDataset
 from ..data.labels import match_labels
@@ -8,7 +12,12 @@ from ..data.sampling import at_most
 from ..data.splits import drop_rows, matching_rows, rows_of_unseen
 from ..errors import InputError
 from ..request.forget_request import ForgetRequest
+from ..unlearning.compatibility import ImageClassifier, id2label_of
 from .logits import collect_logits
+
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor
 
 
 # Further columns of the table, and their meaning.
@@ -61,11 +70,18 @@ class Tracker:
         [`InputError`]: if the requests cover all training images.
     """
 
-    def __init__(self, requests, train, test, columns: dict, max_samples: int = 0):
+    def __init__(
+        self,
+        requests: list[ForgetRequest],
+        train: Dataset,
+        test: Dataset | None,
+        columns: dict[str, str],
+        max_samples: int = 0,
+    ):
         self.requests = requests
         self.columns = columns
-        self.steps = []
-        self.splits = {}
+        self.steps: list[dict[str, Any]] = []
+        self.splits: dict[str | None, Dataset] = {}
         gone = set()
         for request in requests:
             rows = matching_rows(train, request, columns["label_column"], columns["image_column"])
@@ -84,7 +100,9 @@ class Tracker:
             if name in self.splits:
                 self.splits[name] = at_most(self.splits[name], max_samples)
 
-    def measure(self, after: str | None, model, image_processor, batch_size: int) -> None:
+    def measure(
+        self, after: str | None, model: ImageClassifier, image_processor: "BaseImageProcessor", batch_size: int
+    ) -> None:
         """
         Measures the model and adds a row to the table.
 
@@ -104,9 +122,10 @@ class Tracker:
         label_column = self.columns["label_column"]
         line = {}
         for name, split in self.splits.items():
-            label_ids = match_labels(split, label_column, model.config.id2label)
+            label_ids = match_labels(split, label_column, id2label_of(model))
             images = ImageDataset(split, image_processor, self.columns["image_column"], label_column, label_ids)
-            line[name] = float(accuracy(*collect_logits(model, images, batch_size, description=f"tracking: {name}")))
+            logits, labels = collect_logits(model, images, batch_size, description=f"tracking: {name}")
+            line[name] = float(accuracy(logits, cast(np.ndarray, labels)))
         self.steps.append({"after": after, "accuracy": line})
 
     def table(self) -> dict:

@@ -3,18 +3,25 @@ Trains image classifiers to compare with: an original model, and models that are
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from datasets import Dataset
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 
 from ..data.image_dataset import ImageDataset
 from ..data.labels import find_label_column, match_labels
+from ..errors import InputError
+from ..unlearning.compatibility import id2label_of
 from ..unlearning.inputs import compute_accuracy
 
 
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor
+
+
 def train_classifier(
-    model,
-    image_processor,
+    model: PreTrainedModel,
+    image_processor: "BaseImageProcessor",
     train: Dataset,
     args: TrainingArguments,
     eval_dataset: Dataset | None = None,
@@ -41,18 +48,20 @@ def train_classifier(
         `dict[str, float]`: `eval_accuracy`, `eval_loss` and the other values of [`~transformers.Trainer.evaluate`];
         empty without unseen images.
     """
-    label_column = find_label_column(train, label_column, model.config.id2label)
+    column = find_label_column(train, label_column, id2label_of(model))
+    if column is None:
+        raise InputError("label_column_name", "a classifier learns from labels and the training images have none.")
 
-    def prepare(dataset):
-        label_ids = match_labels(dataset, label_column, model.config.id2label)
-        images = ImageDataset(dataset, image_processor, label_column=label_column, label_ids=label_ids)
+    def prepare(dataset: Dataset) -> ImageDataset:
+        label_ids = match_labels(dataset, column, id2label_of(model))
+        images = ImageDataset(dataset, image_processor, label_column=column, label_ids=label_ids)
         # From the second epoch on, the images are not decoded again.
         images.keep()
         return images
 
     # The `forward` of some models accepts loss arguments but ignores them, which makes the loss wrong under gradient
     # accumulation.
-    model.accepts_loss_kwargs = False
+    model.accepts_loss_kwargs = False  # ty: ignore[invalid-assignment]  the Trainer reads it, no class declares it
     trainer = Trainer(
         model=model,
         args=args,
@@ -65,6 +74,8 @@ def train_classifier(
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     model.eval()
-    model.save_pretrained(args.output_dir)
-    image_processor.save_pretrained(Path(args.output_dir))
+    # Of `TrainingArguments`, which has set it if it was not given.
+    folder = Path(cast(str, args.output_dir))
+    model.save_pretrained(folder)
+    image_processor.save_pretrained(folder)
     return trainer.evaluate() if eval_dataset is not None else {}

@@ -5,16 +5,19 @@ hiding.
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from datasets import DatasetDict
-from torch import nn
+from datasets import Dataset, DatasetDict
+from transformers import BaseImageProcessor
 
+from ..data.forget_kind import ForgetKind
 from ..data.image_dataset import ImageDataset
 from ..data.labels import find_label_column, match_labels, read_column
 from ..data.splits import check_dataset
 from ..errors import InputError
+from ..unlearning.compatibility import ImageClassifier, id2label_of
 from ..unlearning.precision import in_float32
 from .probes import (
     HEAD_INPUT,
@@ -39,13 +42,13 @@ TOLERANCE = 0.05
 
 
 def verify_unlearning(
-    original_model: nn.Module,
-    unlearned_model: nn.Module,
+    original_model: ImageClassifier,
+    unlearned_model: ImageClassifier,
     splits: DatasetDict,
-    image_processor,
-    retrained_models: list[nn.Module] = (),
+    image_processor: BaseImageProcessor,
+    retrained_models: Sequence[ImageClassifier] = (),
     *,
-    forget_kind: str | None = None,
+    forget_kind: ForgetKind | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
     learning_rate: float = 1e-4,
@@ -100,7 +103,7 @@ def verify_unlearning(
         [`InputError`]: if there is no forget set, or if no image of it is left to measure.
     """
     if "forget" not in splits:
-        raise InputError("splits", f"there is no split 'forget'. Given: {', '.join(splits) or 'none'}.")
+        raise InputError("splits", f"there is no split 'forget'. Given: {', '.join(map(str, splits)) or 'none'}.")
     for name, split in splits.items():
         check_dataset(f"splits[{name!r}]", split)
     columns = {"image_column": image_column, "label_column": label_column}
@@ -112,8 +115,9 @@ def verify_unlearning(
 
 
 def attack_models(
-    original_model, unlearned_model, splits, image_processor, retrained_models, forget_kind, columns, learning_rate,
-    max_images, batch_size, seed,
+    original_model: ImageClassifier, unlearned_model: ImageClassifier, splits: DatasetDict,
+    image_processor: BaseImageProcessor, retrained_models: Sequence[ImageClassifier], forget_kind: ForgetKind | None,
+    columns: dict[str, str | None], learning_rate: float, max_images: int, batch_size: int, seed: int,
 ) -> VerificationReport:  # fmt: skip
     """Runs all attacks on models in float32. For the arguments see [`verify_unlearning`]."""
 
@@ -267,16 +271,17 @@ def first_step(steps: list[int], curve: list[float], goal: float) -> int | None:
 
 def mean_of_curve(steps: list[int], curve: list[float]) -> float:
     """The mean accuracy over all steps, interpolated linearly between the measured steps."""
-    curve, steps = np.asarray(curve), np.asarray(steps)
-    return float(((curve[1:] + curve[:-1]) / 2 * np.diff(steps)).sum() / (steps[-1] - steps[0]))
+    heights, places = np.asarray(curve), np.asarray(steps)
+    return float(((heights[1:] + heights[:-1]) / 2 * np.diff(places)).sum() / (places[-1] - places[0]))
 
 
 # ---- Images ----
 
 
 def draw_images(
-    dataset, image_processor, original_model, limit, batch_size, seed, image_column=None, label_column=None
-) -> Images:
+    dataset: Dataset, image_processor: BaseImageProcessor, original_model: ImageClassifier, limit: int, batch_size: int,
+    seed: int, image_column: str | None = None, label_column: str | None = None,
+) -> Images:  # fmt: skip
     """
     Draws at most `limit` images in a random order in which the classes alternate. Images without labels get the
     original model's predictions as labels. For the other arguments see [`verify_unlearning`].
@@ -284,17 +289,17 @@ def draw_images(
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(dataset), generator=generator)
     if label_column is None or label_column in dataset.column_names:
-        label_column = find_label_column(dataset, label_column, original_model.config.id2label)
+        label_column = find_label_column(dataset, label_column, id2label_of(original_model))
     else:
         label_column = None
-    label_ids = None
+    label_ids, labels = None, None
     if label_column is not None:
-        label_ids = match_labels(dataset, label_column, original_model.config.id2label)
+        label_ids = match_labels(dataset, label_column, id2label_of(original_model))
         labels = torch.tensor([label_ids[value] for value in read_column(dataset, label_column)])
         order = order[rank_in_class(labels[order]).argsort(stable=True)]
     items = ImageDataset(dataset, image_processor, image_column, label_column, label_ids)
     pixel_values = torch.stack([items[row]["pixel_values"] for row in order[:limit].tolist()])
-    if label_column is not None:
+    if labels is not None:
         return Images(pixel_values, labels[order[:limit]])
     answers = Images(pixel_values, torch.zeros(len(pixel_values), dtype=torch.long))
     logits = [batch for batch, _ in forward(original_model, answers, batch_size)]

@@ -114,8 +114,8 @@ class VerificationReport:
 
     def to_json(self, path: str | Path) -> None:
         """Writes the report, with the bands and the sentences, to a JSON file."""
-        bands = {measure: self.band(measure) for measure in self.measures} if self.retrained else {}
-        bands = {measure: [finite(value) for value in band] for measure, band in bands.items()}
+        found = {measure: self.band(measure) for measure in self.measures}
+        bands = {measure: [finite(value) for value in band] for measure, band in found.items() if band is not None}
         values = asdict(self) | {"bands": bands, "text": self.text()}
         Path(path).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -126,8 +126,9 @@ class VerificationReport:
         kind = MEASURES[measure.split("/")[0]][1]
         most = NUM_IMAGES[-1] if measure.startswith("relearning_images") else self.steps[-1]
         texts = {model: cell(value, kind, most) for model, value in self.measures[measure].items()}
-        if len(self.retrained) > 1:
-            low, high = (cell(finite(value), kind, most) for value in self.band(measure))
+        band = self.band(measure)
+        if len(self.retrained) > 1 and band is not None:
+            low, high = (cell(finite(value), kind, most) for value in band)
             texts["band"] = "–" if low == high == "–" else f"{low} to {high}"
         return texts
 
