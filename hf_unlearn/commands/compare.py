@@ -5,6 +5,7 @@ anything.
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import transformers
@@ -16,10 +17,15 @@ from ..evaluation.evaluate import evaluate_unlearning
 from ..publication.facts import description_of, public_name
 from ..publication.report import UnlearningReport, weights_sha256
 from ..terminal import print_text, say
+from ..unlearning.compatibility import id2label_of
 from ..unlearning.config import UnlearningConfig
 from .arguments import CheckpointArguments, DataArguments, ForgetArguments
 from .loading import load_checkpoints, load_splits
 from .parsing import make_checkpoint_parser
+
+
+if TYPE_CHECKING:
+    from transformers import HfArgumentParser
 
 
 @dataclass
@@ -69,7 +75,7 @@ def compare(
     device = UnlearningConfig(output_dir="unused").device
 
     models, image_processor = load_checkpoints(names, compare_args, device)
-    splits, columns, drawn_from = load_splits(data_args, forget_args, request, models[0].config.id2label, compare_args)
+    splits, columns, drawn_from = load_splits(data_args, forget_args, request, id2label_of(models[0]), compare_args)
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in splits.items())
     say(f"Forget set: {description_of(request)}. Splits: {sizes}.")
 
@@ -129,7 +135,7 @@ def about_the_band(num_retrained: int) -> str:
     )
 
 
-def make_parser():
+def make_parser() -> "HfArgumentParser":
     """Makes the parser of the flags of `hf-unlearn compare`."""
     return make_checkpoint_parser(
         CompareArguments,

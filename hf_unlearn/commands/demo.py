@@ -6,8 +6,13 @@ It needs no network.
 import argparse
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import InputError
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
 
 
 SCENARIOS = ("class", "random", "subclass")
@@ -48,18 +53,15 @@ def demo(output_dir: str = "demo", scenario: str = "class", overwrite: bool = Fa
     Raises:
         [`InputError`]: if the folder holds an earlier demo and `overwrite` is `False`.
     """
-    import datasets
     import torch
-    import transformers
 
     from ..data.splits import split_dataset
-    from .parsing import parse_run_arguments
+    from .parsing import hide_loading_bars, parse_run_arguments
     from .run import run
 
     # More threads do not make a network this small faster. On a busy machine, waiting for them takes minutes.
     torch.set_num_threads(1)
-    datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()
+    hide_loading_bars()
     folder = Path(output_dir)
     names = ("digits", "digits-original", "digits-retrained", "digits-retrained-2", "digits-unlearned")
     parts = [folder / name for name in names]
@@ -111,7 +113,7 @@ Where things lie, in {folder}:
   digits-original, digits-retrained, digits-retrained-2, digits"""
 
 
-def load_digits(scenario: str):
+def load_digits(scenario: str) -> "DatasetDict":
     """
     Loads the digits of scikit-learn.
 
@@ -141,7 +143,7 @@ def load_digits(scenario: str):
     return Dataset.from_dict(columns, features=features).train_test_split(test_size=0.25, seed=0)
 
 
-def train(train_split, test_split, folder: Path, seed: int = 0) -> dict:
+def train(train_split: "Dataset", test_split: "Dataset | None", folder: Path, seed: int = 0) -> dict[str, float]:
     """
     Trains a small ResNet from random weights, and saves it in `folder`. Returns what
     [`~evaluation.train_classifier.train_classifier`] returns.

@@ -1,10 +1,18 @@
 """Loads the models, image processors and splits that the flags of a command name."""
 
 import re
+from collections.abc import Sequence
+from typing import Any, cast
 
+import torch
 from accelerate import PartialState
 from datasets import ClassLabel, Dataset, DatasetDict
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    BaseImageProcessor,
+    PreTrainedModel,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from ..data.folders import load_image_folder
@@ -15,6 +23,7 @@ from ..data.sources import load_dataset
 from ..data.splits import (
     drop_rows,
     matching_rows,
+    remember_source,
     rows_of_unseen,
     source_of,
     split_dataset,
@@ -22,7 +31,7 @@ from ..data.splits import (
 from ..errors import InputError, listing
 from ..request.forget_request import ForgetRequest
 from ..terminal import say
-from ..unlearning.compatibility import check_image_processor, check_model
+from ..unlearning.compatibility import check_image_processor, check_model, id2label_of
 from .arguments import CheckpointArguments, DataArguments, ForgetArguments, ModelArguments
 
 
@@ -30,7 +39,9 @@ from .arguments import CheckpointArguments, DataArguments, ForgetArguments, Mode
 PACKAGE = re.compile(r"pip install (?:-\S+ )*['\"`]?([A-Za-z][\w.-]*)")
 
 
-def load_checkpoints(names: list[str], args: CheckpointArguments, device) -> tuple[list, object]:
+def load_checkpoints(
+    names: list[str], args: CheckpointArguments, device: torch.device
+) -> tuple[list[PreTrainedModel], BaseImageProcessor]:
     """
     Loads the models to compare, and the image processor of all of them.
 
@@ -49,7 +60,7 @@ def load_checkpoints(names: list[str], args: CheckpointArguments, device) -> tup
         [`InputError`]: if a model cannot be loaded, or if the models have different labels or different image
             processors.
     """
-    models, image_processor = [], None
+    models, image_processors = [], []
     for name in names:
         model_args = ModelArguments(
             model_name_or_path=name,
@@ -58,19 +69,19 @@ def load_checkpoints(names: list[str], args: CheckpointArguments, device) -> tup
             token=args.token,
             trust_remote_code=args.trust_remote_code,
         )
-        model, own_processor = load_model(model_args)
+        model, image_processor = load_model(model_args)
         if models and model.config.id2label != models[0].config.id2label:
             raise InputError("models", f"{name!r} has other labels than {names[0]!r}, or in another order.")
-        if models and own_processor.to_dict() != image_processor.to_dict():
+        if models and image_processor.to_dict() != image_processors[0].to_dict():
             raise InputError(
                 "image_processor_name", f"{name!r} and {names[0]!r} prepare images differently. Name one for all."
             )
-        image_processor = own_processor
+        image_processors.append(image_processor)
         models.append(model.to(device))
-    return models, image_processor
+    return models, image_processors[-1]
 
 
-def load_model(model_args: ModelArguments):
+def load_model(model_args: ModelArguments) -> tuple[PreTrainedModel, BaseImageProcessor]:
     """
     Loads a model and its image processor.
 
@@ -85,7 +96,9 @@ def load_model(model_args: ModelArguments):
         [`InputError`]: if the model cannot be loaded, or is not an image classifier with trained weights.
     """
     name = model_args.model_name_or_path
-    hub = {
+    if name is None:
+        raise InputError("model_name_or_path", "is missing: a model id on the hub or a folder.")
+    hub: dict[str, Any] = {
         "revision": model_args.model_revision,
         "cache_dir": model_args.cache_dir,
         "token": model_args.token,
@@ -144,7 +157,9 @@ def missing_library(name: str, error: ImportError) -> str:
     return f"{name!r} needs a library that is not installed. Install it: pip install {package[1]}{extra}."
 
 
-def load_retrained(model_args: ModelArguments, id2label: dict[int, str], device) -> list:
+def load_retrained(
+    model_args: ModelArguments, id2label: dict[int, str], device: torch.device
+) -> list[PreTrainedModel]:
     """
     Loads the retrained models of `--retrained_model_name_or_path`, and moves them to the device.
 
@@ -183,7 +198,7 @@ def load_retrained(model_args: ModelArguments, id2label: dict[int, str], device)
                 "retrained_model_name_or_path",
                 f"{name!r} is no trained image classifier ({len(loading['missing_keys'])} weights missing).",
             )
-        if retrained.config.id2label != id2label:
+        if id2label_of(retrained) != id2label:
             raise InputError("retrained_model_name_or_path", f"{name!r} has other labels than the model to unlearn.")
         models.append(retrained.to(device))
     return models
@@ -194,10 +209,10 @@ def load_splits(
     forget_args: ForgetArguments,
     request: ForgetRequest | None,
     id2label: dict[int, str],
-    model_args: ModelArguments,
-    earlier: list[ForgetRequest] = (),
+    model_args: ModelArguments | CheckpointArguments,
+    earlier: Sequence[ForgetRequest] = (),
     whole_retain: bool = False,
-) -> tuple[DatasetDict, dict, dict[str, int]]:
+) -> tuple[DatasetDict, dict[str, Any], dict[str, int]]:
     """
     Loads the data and splits it by the request.
 
@@ -227,7 +242,8 @@ def load_splits(
     train, test = load_train_and_test(data_args, model_args)
     source = None
     if request is None:
-        forget = load_image_folder("forget_dir", forget_args.forget_dir)
+        # What has no request has a folder: `to_requests` has seen to it.
+        forget = load_image_folder("forget_dir", cast(str, forget_args.forget_dir))
         forget = without_unknown_folders(forget, id2label)
         image_column, label_column = find_image_column(forget), find_label_column(forget, id2label=id2label)
         splits = {"forget": forget}
@@ -240,16 +256,17 @@ def load_splits(
             raise InputError("dataset_name", "is missing: the request names images of a dataset (or of --train_dir).")
         image_column = find_image_column(train, data_args.image_column_name)
         label_column = find_label_column(train, data_args.label_column_name, id2label)
-        if request.kind == "classes" and label_column is not None:
+        if request.classes is not None and label_column is not None:
             check_classes(train, label_column, request.classes, id2label)
-        columns = {"label_column": label_column, "image_column": image_column}
-        splits = split_dataset(train, request, **columns, test_dataset=test)
+        parts = split_dataset(train, request, label_column, image_column, test_dataset=test)
+        splits = {str(name): split for name, split in parts.items()}
         source = source_of(splits["forget"])
         if earlier:
-            rows = {row for one in [request, *earlier] for row in matching_rows(train, one, **columns)}
+            asked = [request, *earlier]
+            rows = {row for one in asked for row in matching_rows(train, one, label_column, image_column)}
             splits["retain"] = drop_rows(train, rows)
-            if "retain_test" in splits:
-                splits["retain_test"] = drop_rows(test, rows_of_unseen(test, [request, *earlier], **columns))
+            if test is not None and "retain_test" in splits:
+                splits["retain_test"] = drop_rows(test, rows_of_unseen(test, asked, label_column, image_column))
             splits = {name: split for name, split in splits.items() if len(split)}
 
     if label_column is not None:
@@ -275,8 +292,9 @@ def load_splits(
             raise InputError("skip_unreadable_images", f"no image of the {name} split can be read.")
         if broken:
             splits[name] = drop_rows(split, broken)
-    splits["forget"].forget_source = source
-    return DatasetDict(splits), {"image_column": image_column, "label_column": label_column}, drawn_from
+    if source is not None:
+        remember_source(splits["forget"], source)
+    return DatasetDict(splits.items()), {"image_column": image_column, "label_column": label_column}, drawn_from
 
 
 def without_unknown_folders(images: Dataset, id2label: dict[int, str]) -> Dataset:
@@ -304,7 +322,9 @@ def with_columns_of_a_folder(dataset: Dataset, data_args: DataArguments, id2labe
     return dataset.select_columns(list(names)).rename_columns({old: new for old, new in names.items() if old != new})
 
 
-def load_train_and_test(data_args: DataArguments, model_args: ModelArguments) -> tuple[Dataset | None, Dataset | None]:
+def load_train_and_test(
+    data_args: DataArguments, model_args: ModelArguments | CheckpointArguments
+) -> tuple[Dataset | None, Dataset | None]:
     """
     Loads the training images and the unseen images.
 
@@ -342,7 +362,7 @@ def load_train_and_test(data_args: DataArguments, model_args: ModelArguments) ->
     return train, test
 
 
-def check_classes(train: Dataset, label_column: str, classes: list, id2label: dict[int, str]) -> None:
+def check_classes(train: Dataset, label_column: str, classes: Sequence[str | int], id2label: dict[int, str]) -> None:
     """
     Checks that the classes to forget are classes of the label column, and says what to do if they are not.
 

@@ -3,6 +3,7 @@
 import argparse
 import gc
 import sys
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from .. import __version__
@@ -88,7 +89,7 @@ def fail(code: int, message: str) -> int:
 
 
 @contextmanager
-def first_imports():
+def first_imports() -> Generator[None, None, None]:
     """
     Turns off the garbage collection while modules are imported, and excludes the imported objects from it for good.
     The collection took more than a quarter of the time until the first update. If torch was imported before, nothing

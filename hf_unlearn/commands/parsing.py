@@ -5,6 +5,14 @@ import argparse
 from ..errors import InputError, listing
 
 
+# True for type checkers. The module `typing` takes a tenth of the time of `--help`.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from transformers import HfArgumentParser
+
+
 def parse_run_arguments(argv: list[str]) -> tuple:
     """
     Parses the arguments of `hf-unlearn run` and `scripts/unlearn.py`. Values of the file given with `--config` are
@@ -30,15 +38,14 @@ def parse_run_arguments(argv: list[str]) -> tuple:
     in_file = read_config_file(first.config) if first.config is not None else {}
     parser = make_run_parser(method=first.method or in_file.get("method", "jit"))
     parser.set_defaults(**as_flags(in_file, first.config, parser))
-    *arguments, _, unknown = parser.parse_args_into_dataclasses(
-        argv, look_for_args_file=False, return_remaining_strings=True
-    )
+    parsed: Any = parser.parse_args_into_dataclasses(argv, look_for_args_file=False, return_remaining_strings=True)
+    *arguments, _, unknown = parsed
     if unknown:
         raise InputError(unknown[0].lstrip("-"), f"unknown flag. Close: {listing(close_flags(unknown[0], parser))}.")
     return tuple(arguments)
 
 
-def parse_checkpoints(parser, argv: list[str]) -> tuple:
+def parse_checkpoints(parser: "HfArgumentParser", argv: list[str]) -> tuple:
     """
     Parses the arguments of `hf-unlearn compare` and `hf-unlearn verify`.
 
@@ -55,9 +62,8 @@ def parse_checkpoints(parser, argv: list[str]) -> tuple:
         [`InputError`]: if a flag is unknown.
     """
     hide_loading_bars()
-    *arguments, positional, unknown = parser.parse_args_into_dataclasses(
-        argv, look_for_args_file=False, return_remaining_strings=True
-    )
+    parsed: Any = parser.parse_args_into_dataclasses(argv, look_for_args_file=False, return_remaining_strings=True)
+    *arguments, positional, unknown = parsed
     if unknown:
         raise InputError(unknown[0].lstrip("-"), f"unknown flag. Close: {listing(close_flags(unknown[0], parser))}.")
     return positional.models, *arguments
@@ -65,7 +71,7 @@ def parse_checkpoints(parser, argv: list[str]) -> tuple:
 
 def make_checkpoint_parser(
     arguments: type, *, prog: str, models: str, nargs: int | str, models_help: str, description: str
-):
+) -> "HfArgumentParser":
     """
     Makes the parser of a command that takes names of models without a flag, and the flags of the data and the request.
 
@@ -90,8 +96,10 @@ def make_checkpoint_parser(
 
     from .arguments import DataArguments, ForgetArguments
 
+    # No class is of the type that the parser says it takes.
+    dataclasses: Any = (DataArguments, ForgetArguments, arguments)
     parser = HfArgumentParser(
-        (DataArguments, ForgetArguments, arguments),
+        dataclasses,
         prog=prog,
         usage=f"{prog} {models} --dataset_name DATA --forget_class CLASS [flags]",
         description=description,
@@ -130,7 +138,7 @@ def read_config_file(path: str) -> dict:
     return values
 
 
-def as_flags(values: dict, path: str, parser: argparse.ArgumentParser) -> dict:
+def as_flags(values: dict, path: str | None, parser: argparse.ArgumentParser) -> dict:
     """
     Converts the values of a configuration file to the types of their flags.
 
@@ -161,13 +169,15 @@ def as_flags(values: dict, path: str, parser: argparse.ArgumentParser) -> dict:
         for key, value in values.items()
     }
     # PyYAML reads 3e-4 (without a dot) as a string. The type of the flag converts it to a number.
-    return {
-        key: flags[key].type(value) if isinstance(value, str) and callable(flags[key].type) else value
-        for key, value in values.items()
-    }
+    return {key: as_typed(value, flags[key].type) for key, value in values.items()}
 
 
-def make_run_parser(prog: str = "hf-unlearn run", method: str = "jit"):
+def as_typed(value: object, kind: object) -> object:
+    """A value of a file as the flag's own type; what is no string has its type already."""
+    return kind(value) if isinstance(value, str) and callable(kind) else value
+
+
+def make_run_parser(prog: str = "hf-unlearn run", method: str = "jit") -> "HfArgumentParser":
     """
     Makes the parser of `hf-unlearn run` for a method. `--help` leaves out the flags of
     [`~transformers.TrainingArguments`] that few users need; the parser accepts them too.
@@ -191,8 +201,9 @@ def make_run_parser(prog: str = "hf-unlearn run", method: str = "jit"):
 
     config_class, trainer_class = load_method(method)
     config_class._argument_group_name = f"unlearning ({trainer_class._name})"
+    dataclasses: Any = (ModelArguments, DataArguments, ForgetArguments, RunArguments, config_class)
     parser = HfArgumentParser(
-        (ModelArguments, DataArguments, ForgetArguments, RunArguments, config_class),
+        dataclasses,
         prog=prog,
         usage=f"{prog} --model_name_or_path MODEL --dataset_name DATA --forget_class CLASS --output_dir OUT [flags]",
         description="Unlearn an image classifier: request, split, method, evaluation, card, push.",
@@ -224,7 +235,7 @@ def hide_loading_bars() -> None:
     work itself stay.
     """
     import datasets
-    import transformers
+    from transformers.utils import logging
 
-    transformers.utils.logging.disable_progress_bar()
+    logging.disable_progress_bar()
     datasets.disable_progress_bars()

@@ -79,9 +79,10 @@ def verify_command(argv: list[str]) -> int:
     checks = verify(folder, args.public_key)
     for check in checks:
         print({True: "ok       ", False: "CHANGED  ", None: "note     "}[check.holds] + check.text)
-    for name, asked in zip(names, [*args.id, *args.image], strict=True):
-        found = was_forgotten(read_record(folder / RECORD), salt, name)
-        print(f"{asked}: {'was in the forget set' if found else 'is not known to the record with this salt'}")
+    if salt is not None:
+        for name, asked in zip(names, [*args.id, *args.image], strict=True):
+            found = was_forgotten(read_record(folder / RECORD), salt, name)
+            print(f"{asked}: {'was in the forget set' if found else 'is not known to the record with this salt'}")
     if any(check.holds is False for check in checks):
         print("The record does not hold.")
         return 1

@@ -5,10 +5,15 @@ import uuid
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import InputError, listing
 from ..request.forget_request import ForgetRequest
 from ..request.image_hash import NEAR, differing_bits, perceptual_hash, pixel_sha256
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 USAGE = """\
@@ -94,7 +99,7 @@ def new_request(path: Path) -> None:
     print(f"Written to {path}. Next: hf-unlearn request check {path}")
 
 
-def ask(field: str, prompt: str, default: str | None = None, needed: bool = False):
+def ask(field: str, prompt: str, default: str | None = None, needed: bool = False) -> Any:
     """
     Asks for one field of a request until the answer fits the schema.
 
@@ -112,8 +117,8 @@ def ask(field: str, prompt: str, default: str | None = None, needed: bool = Fals
         The value of the field, or `None` if it is left out.
     """
 
-    def parse(answer: str):
-        value = answer or None
+    def parse(answer: str) -> Any:
+        value: Any = answer or None
         if value is None and needed:
             raise InputError(field, "is needed.")
         if field in ("classes", "values", "ids", "indices") and value is not None:
@@ -133,7 +138,7 @@ def ask(field: str, prompt: str, default: str | None = None, needed: bool = Fals
     return ask_until(prompt, default, parse)
 
 
-def ask_until(prompt: str, default: str | None, parse: Callable[[str], object]):
+def ask_until(prompt: str, default: str | None, parse: Callable[[str], Any]) -> Any:
     """
     Asks until the answer can be parsed. `parse` raises [`InputError`] for a wrong answer, and its message is shown.
     """
@@ -207,12 +212,12 @@ def check_request(argv: list[str]) -> None:
     from .parsing import close_flags
 
     datasets.disable_progress_bars()
-    parser = HfArgumentParser((ModelArguments, DataArguments), prog="hf-unlearn request check")
+    # No class is of the type that the parser says it takes and gives.
+    parser = HfArgumentParser(cast(Any, (ModelArguments, DataArguments)), prog="hf-unlearn request check")
     parser.add_argument("file", help="The request file.")
     parser.add_argument("--near_copies", action="store_true", help="Look for copies that differ in some pixels.")
-    model_args, data_args, args, unknown = parser.parse_args_into_dataclasses(
-        argv, look_for_args_file=False, return_remaining_strings=True
-    )
+    parsed: Any = parser.parse_args_into_dataclasses(argv, look_for_args_file=False, return_remaining_strings=True)
+    model_args, data_args, args, unknown = parsed
     if unknown:
         raise InputError(unknown[0].lstrip("-"), f"unknown flag. Close: {listing(close_flags(unknown[0], parser))}.")
     request = ForgetRequest.from_file(args.file)
@@ -243,7 +248,9 @@ def check_request(argv: list[str]) -> None:
         report_near_copies(request, {"train": train, "test": test}, rows, image_column)
 
 
-def report_near_copies(request: ForgetRequest, splits: dict, rows: dict[str, list[int]], image_column: str) -> None:
+def report_near_copies(
+    request: ForgetRequest, splits: "dict[str, Dataset | None]", rows: dict[str, list[int]], image_column: str
+) -> None:
     """
     Prints the images that look like those of the request but are not named by it: their perceptual hashes differ in at
     most [`~request.image_hash.NEAR`] bits.
@@ -265,13 +272,14 @@ def report_near_copies(request: ForgetRequest, splits: dict, rows: dict[str, lis
         for split, dataset in splits.items()
         if dataset is not None
     }
-    wanted = set(request.image_phash or []) | {hashes["train"][row] for row in rows["train"]} - {None}
+    in_data = [hashes["train"][row] for row in rows["train"]]
+    wanted = {*(request.image_phash or []), *(value for value in in_data if value is not None)}
     for split, values in hashes.items():
         others = set(range(len(values))) - set(rows.get(split, []))
         near = [
             row
             for row in sorted(others)
-            if values[row] is not None and any(differing_bits(values[row], one) <= NEAR for one in wanted)
+            if (value := values[row]) is not None and any(differing_bits(value, one) <= NEAR for one in wanted)
         ]
         print(f"near copies that the request does not cover: {len(near)} in {split}")
         if near:

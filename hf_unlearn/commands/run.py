@@ -2,10 +2,14 @@
 
 import copy
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 from datasets import Dataset
+from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..data.folders import load_image_folder
@@ -17,6 +21,7 @@ from ..errors import InputError, listing
 from ..evaluation.logits import collect_logits
 from ..evaluation.sequence import Tracker, named
 from ..methods import load_method
+from ..methods.jit_config import JiTConfig
 from ..publication.facts import description_of, provenance_of
 from ..publication.files import RECORD, SALT
 from ..publication.hub import check_push
@@ -24,6 +29,7 @@ from ..publication.report import UnlearningReport
 from ..publication.signing import read_private_key, sign_record
 from ..request.forget_request import ForgetRequest
 from ..terminal import say
+from ..unlearning.compatibility import id2label_of
 from ..unlearning.config import UnlearningConfig
 from ..unlearning.method_names import forget_only_methods
 from ..unlearning.trainer import UnlearningTrainer
@@ -77,7 +83,8 @@ def run(
     for request in requests:
         if request is not None:
             fill_in(request, model_args, data_args)
-    check_output_dir(output_dir, model_args.model_name_or_path, run_args.overwrite or config.resume_from_checkpoint)
+    may_replace = run_args.overwrite or bool(config.resume_from_checkpoint)
+    check_output_dir(output_dir, model_args.model_name_or_path, may_replace)
     if run_args.sign_key is not None:
         read_private_key(run_args.sign_key)
     if run_args.hub_tag is not None and run_args.create_pr:
@@ -92,7 +99,9 @@ def run(
     if len(requests) == 1:
         trainer, report = run_request(requests[0], model_args, data_args, forget_args, run_args, config)
     else:
-        trainer, report = run_sequence(requests, model_args, data_args, forget_args, run_args, config)
+        # Several are named by files, and none of them by a folder.
+        in_files = [request for request in requests if request is not None]
+        trainer, report = run_sequence(in_files, model_args, data_args, forget_args, run_args, config)
     if trainer.is_world_process_zero():
         for step in output_dir.glob("step-*"):
             # Deletes steps of an earlier run that this run replaced, since their models still know the images. A
@@ -141,9 +150,10 @@ def run_sequence(
     if train is None:
         raise InputError("dataset_name", "is missing: the requests name images of a dataset (or of --train_dir).")
     # Checks the data of every request before the first one is carried out.
+    columns: dict[str, Any] = {"label_column": None}
     for number, request in enumerate(requests):
         _, columns, _ = load_splits(
-            data_args, forget_args, request, model.config.id2label, model_args, earlier=requests[:number]
+            data_args, forget_args, request, id2label_of(model), model_args, earlier=requests[:number]
         )
     tracker = None
     if columns["label_column"] is not None:
@@ -168,8 +178,10 @@ def run_sequence(
             earlier=requests[: number - 1],
             tracker=tracker,
         )
+        if last:
+            return trainer, report
         model_args = replace(model_args, model_name_or_path=step.output_dir, model_revision="main")
-    return trainer, report
+    raise InputError("forget_request", "there is none.")
 
 
 def run_request(
@@ -179,7 +191,7 @@ def run_request(
     forget_args: ForgetArguments,
     run_args: RunArguments,
     config: UnlearningConfig,
-    earlier: list[ForgetRequest] = (),
+    earlier: Sequence[ForgetRequest] = (),
     tracker: Tracker | None = None,
 ) -> tuple[UnlearningTrainer, UnlearningReport]:
     """
@@ -203,13 +215,13 @@ def run_request(
     """
     model, image_processor = load_model(model_args)
     # Loaded before unlearning, so that a wrong name is found before the work.
-    retrained = load_retrained(model_args, model.config.id2label, config.device)
+    retrained = load_retrained(model_args, id2label_of(model), config.device)
     trainer_class = load_method(run_args.method)[1]
     splits, columns, drawn_from = load_splits(
         data_args,
         forget_args,
         request,
-        model.config.id2label,
+        id2label_of(model),
         model_args,
         earlier=earlier,
         whole_retain=trainer_class.needs_retain,
@@ -228,7 +240,7 @@ def run_request(
             f"{listing(forget_only_methods(), 30)}.",
         )
     if data_args.holdout_dir is not None:
-        if "forget_target" not in type(config).__dataclass_fields__:
+        if not isinstance(config, JiTConfig):
             raise InputError("holdout_dir", f"sets the target of --method jit; {run_args.method} has none.")
         config.forget_target = holdout_accuracy(data_args.holdout_dir, model.to(config.device), image_processor)
         say(f"Target: {100 * config.forget_target:.1f} %, the accuracy on the unseen images of --holdout_dir.")
@@ -262,7 +274,7 @@ def run_request(
         **columns,
     )
     report.sampled |= drawn_from
-    if tracker is not None:
+    if tracker is not None and request is not None:
         tracker.measure(request.id, model, image_processor, config.per_device_eval_batch_size)
     folder = forget_args.forget_dir or data_args.train_dir or data_args.dataset_name
     provenance = replace(
@@ -273,7 +285,9 @@ def run_request(
     return trainer, report
 
 
-def check_by_position(forget: Dataset, model, image_processor, image_column: str, label_column: str) -> None:
+def check_by_position(
+    forget: Dataset, model: PreTrainedModel, image_processor: BaseImageProcessor, image_column: str, label_column: str
+) -> None:
     """
     Checks that the labels of the dataset are in the order of the model's classes, for `--labels_by_position`. For the
     arguments see [`~evaluation.evaluate.evaluate_unlearning`].
@@ -292,17 +306,24 @@ def check_by_position(forget: Dataset, model, image_processor, image_column: str
     say(f"Labels by position: the model is right on {100 * right:.1f} % of {len(images)} forget images.")
 
 
-def accuracy_on(images: Dataset, model, image_processor, label_column: str, image_column: str | None = None) -> float:
+def accuracy_on(
+    images: Dataset,
+    model: PreTrainedModel,
+    image_processor: BaseImageProcessor,
+    label_column: str,
+    image_column: str | None = None,
+) -> float:
     """Accuracy of the model on labelled images."""
     # Imported here because it is slow to import, and few runs need it.
     from ..metrics.unlearning_accuracy.unlearning_accuracy import accuracy
 
-    label_ids = match_labels(images, label_column, model.config.id2label)
+    label_ids = match_labels(images, label_column, id2label_of(model))
     dataset = ImageDataset(images, image_processor, image_column, label_column, label_ids)
-    return accuracy(*collect_logits(model, dataset))
+    logits, labels = collect_logits(model, dataset)
+    return accuracy(logits, cast(np.ndarray, labels))
 
 
-def holdout_accuracy(folder: str, model, image_processor) -> float:
+def holdout_accuracy(folder: str, model: PreTrainedModel, image_processor: BaseImageProcessor) -> float:
     """
     Accuracy of the model on the unseen images of `--holdout_dir`, a folder with one subfolder per class. It is the
     target of the automatic step; these images are used for nothing else.

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..data.forget_kind import kind_of_request
 from ..errors import InputError
@@ -10,10 +11,15 @@ from ..evaluation.verification_report import VerificationReport
 from ..publication.facts import description_of
 from ..publication.plots import save_relearning_curves
 from ..terminal import say
+from ..unlearning.compatibility import id2label_of
 from ..unlearning.config import UnlearningConfig
 from .arguments import CheckpointArguments, DataArguments, ForgetArguments
 from .loading import load_checkpoints, load_splits
 from .parsing import make_checkpoint_parser
+
+
+if TYPE_CHECKING:
+    from transformers import HfArgumentParser
 
 
 @dataclass
@@ -67,7 +73,7 @@ def verify(
     device = UnlearningConfig(output_dir="unused").device
 
     models, image_processor = load_checkpoints([*names, *(verify_args.retrained or [])], verify_args, device)
-    splits, columns, _ = load_splits(data_args, forget_args, request, models[0].config.id2label, verify_args)
+    splits, columns, _ = load_splits(data_args, forget_args, request, id2label_of(models[0]), verify_args)
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in splits.items())
     say(f"Forget set: {description_of(request)}. Splits: {sizes}.")
 
@@ -93,7 +99,7 @@ def verify(
     return report
 
 
-def make_parser():
+def make_parser() -> "HfArgumentParser":
     """Makes the parser of the flags of `hf-unlearn verify`."""
     return make_checkpoint_parser(
         VerifyArguments,
