@@ -39,6 +39,7 @@ fuzz: $(READY)
 quality: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/ty check
 
 style: $(READY)
 	$(BIN)/ruff check --fix .
