@@ -41,13 +41,18 @@ def imports_of(name: str) -> set[str]:
                 continue
             base = [*base, *(node.module or "").removeprefix("hf_unlearn").strip(".").split(".")]
             target = ".".join(part for part in base if part)
+            # The package itself holds the version, and names that load late from rooms which a low room may not know.
+            if not target and any(
+                alias.name not in {"__version__", *(m.split(".")[0] for m in MODULES)} for alias in node.names
+            ):
+                found.add("a public name of the package")
             for alias in node.names:
                 inner = f"{target}.{alias.name}" if target else alias.name
-                found.add(inner if inner in MODULES else target)
+                if inner in MODULES or target:
+                    found.add(inner if inner in MODULES else target)
         elif isinstance(node, ast.Import):
             found |= {alias.name.partition(".")[2] for alias in node.names if alias.name.split(".")[0] == "hf_unlearn"}
-    # The package itself holds the version and names that load late.
-    return found - {"", name}
+    return found - {name}
 
 
 IMPORTS = {name: imports_of(name) for name in MODULES if name}

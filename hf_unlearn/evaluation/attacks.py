@@ -1,5 +1,6 @@
 """
-Strong membership inference attacks on unlearned models: U-LiRA and RMIA, computed from the logits of shadow models.
+Membership inference with shadow models on unlearned models: U-LiRA and RMIA, computed from the shadow models' logits.
+The attacks of `hf-unlearn verify`, which needs no shadow models, are in [`~evaluation.probes`].
 """
 
 from dataclasses import dataclass

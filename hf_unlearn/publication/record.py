@@ -151,7 +151,7 @@ def salted(salt: bytes, name: str) -> str:
     return hmac.new(salt, name.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
 
-def new_salt(folder: Path) -> bytes:
+def write_salt(folder: Path) -> bytes:
     """
     Makes a salt of 32 random bytes, and writes it into the folder of the run as a file that only its owner can read.
     """
@@ -196,7 +196,7 @@ def write_record(
         `Path`: the record.
     """
     folder, run = Path(folder), report.run
-    salt = new_salt(folder)
+    salt = write_salt(folder)
     record = {
         "version": 1,
         "note": NOTE,

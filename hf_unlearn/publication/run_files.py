@@ -1,5 +1,6 @@
 """
-Writes the files of a run beside its model: report, figures, model card, record and, never published, the request.
+Writes the files of a run beside its model: report, figures, model card and record, and two that are never published, the
+salt of the record and the request.
 """
 
 from pathlib import Path

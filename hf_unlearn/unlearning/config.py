@@ -88,6 +88,9 @@ class UnlearningConfig(TrainingArguments):
     def __post_init__(self):
         if self.forget_kind is not None:
             check_choice("forget_kind", self.forget_kind, ("class", "subclass", "images"))
+        if self.hub_strategy != "end":
+            # The Trainer pushes all of the folder otherwise, with the salt and the request.
+            raise InputError("hub_strategy", f"got {self.hub_strategy!r}. Valid: end, when all has been checked.")
         check_choice("loss_reduction", self.loss_reduction, ("mean", "sum"))
         if not torch.accelerator.is_available():
             # Without it, accelerate runs one process on a CPU however many were launched.

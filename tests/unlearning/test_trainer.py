@@ -326,3 +326,10 @@ def test_gradient_norm_is_computed_for_log_lines_alone(
     jit_trainer.train()
     found = {entry["step"]: entry["grad_norm"] for entry in jit_trainer.state.log_history if "grad_norm" in entry}
     assert found == dict(zip(logged, [norm.item() for norm in norms], strict=True))
+
+
+@pytest.mark.parametrize("strategy", ["every_save", "checkpoint", "all_checkpoints"])
+def test_nothing_is_pushed_during_a_run(strategy, tmp_path):
+    """The Trainer would push all of the folder, with the salt and the request of an earlier run."""
+    with pytest.raises(InputError, match=f"hub_strategy: got '{strategy}'. Valid: end"):
+        JiTConfig(str(tmp_path), hub_strategy=strategy)
