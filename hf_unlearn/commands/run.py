@@ -253,8 +253,8 @@ def run_request(
         **columns,
     )
     trainer.train(resume_from_checkpoint=find_checkpoint(config))
-    if trainer.step is not None:
-        say(trainer.step.describe())
+    if outcome := trainer.describe_outcome():
+        say(outcome)
     # With `_internal_call`, the Trainer does not push. The push comes last, with card and report.
     trainer.save_model(_internal_call=True)
 

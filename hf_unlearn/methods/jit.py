@@ -14,12 +14,14 @@ from transformers.utils import logging
 
 from ..data.image_dataset import pixel_range
 from ..errors import InputError
+from ..publication.search import Search
 from ..unlearning.attention import attention_by_products
 from ..unlearning.early_features import EarlyFeatures, find_cut
-from ..unlearning.guard import DISTANCE_LIMIT
+from ..unlearning.guard import CHANGE_LIMIT, DISTANCE_LIMIT, JIT_CHANGE_LIMIT
 from ..unlearning.head_edit import find_heads
 from ..unlearning.losses import KeyedNoise, jit_loss
 from ..unlearning.mode import freeze_batch_norm
+from ..unlearning.original import swap_weights
 from ..unlearning.precision import weights_cast_once
 from ..unlearning.single_images import forget_by_head
 from ..unlearning.step_size import (
@@ -61,13 +63,17 @@ class JiTTrainer(UnlearningTrainer):
     _name = "JiT"
     _paper = "https://arxiv.org/abs/2402.01401"
     _tag_names = ["unlearning", "machine-unlearning", "jit-unlearning"]
-    # Calibrated for this method, as the limit of the answers is.
-    distance_limit = DISTANCE_LIMIT
+    # Calibrated for this method and whole classes.
+    change_limit, distance_limit = JIT_CHANGE_LIMIT, DISTANCE_LIMIT
     args: JiTConfig
 
     def __init__(self, model: "ImageClassifier", args: JiTConfig, **kwargs: "Unpack[Given]"):
         super().__init__(model, args, **kwargs)
         self.pixel_range: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.chooses_weights = self.args.moving_weights is None
+        if self.args.forget_kind != "class":
+            # Parts of a class lie beside what stays: good runs change more there.
+            self.change_limit = CHANGE_LIMIT
         if self.args.noise_clamp == "range":
             if self.processing_class is None:
                 raise InputError("noise_clamp", "'range' needs the image processor. Valid without: batch, none.")
@@ -83,7 +89,7 @@ class JiTTrainer(UnlearningTrainer):
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        if self.args.moving_weights is None:
+        if self.chooses_weights:
             self.args.moving_weights = self.default_weights()
         frozen = self.freeze_early_weights() if self.args.moving_weights != "all" else []
         self.early_features = self.find_early_features()
@@ -272,6 +278,10 @@ class JiTTrainer(UnlearningTrainer):
             self.step = forget_by_head(self, self.heads, target)
         else:
             self.step = search_length(direction, self.forget_accuracy, target, self.start)
+            if self.chooses_weights and self.step.length > 0 and not self.is_fsdp_enabled:
+                change = self.guard.change()
+                if change > self.change_limit:
+                    self.step = self.spare_stage(direction, self.step, change)
         self.log(
             {
                 "forget_target": self.step.target,
@@ -280,6 +290,26 @@ class JiTTrainer(UnlearningTrainer):
                 "distance_moved": self.distance_moved(),
             }
         )
+
+    def spare_stage(self, direction: dict[torch.Tensor, torch.Tensor], step: Search, change: float) -> Search:
+        """
+        Where the step of the last stage changed too much elsewhere: searches along the head's part of the same gradient
+        instead, and keeps that step if it reaches the target as well and changes less.
+        """
+        heads = find_heads(self.model, self.first_image())
+        own = {id(parameter) for head in heads for parameter in head.parameters()}
+        of_head = {parameter: gradient for parameter, gradient in direction.items() if id(parameter) in own}
+        if not of_head:
+            return step
+        stage = swap_weights(self.model, self.original.weights)
+        head_step = search_length(of_head, self.forget_accuracy, step.target, self.start)
+        if (step.reached and not head_step.reached) or self.guard.change() >= change:
+            swap_weights(self.model, stage)
+            return step
+        self.args.moving_weights = "head"
+        head_step.evaluations += step.evaluations
+        head_step.stage_change = change
+        return head_step
 
     def find_target(self) -> float:
         """
@@ -299,6 +329,15 @@ class JiTTrainer(UnlearningTrainer):
             return 0.9 * self.start
         accuracies = [self.forget_accuracy(change) for change in (blur, turn, shift)]
         return min(self.start, sum(accuracies) / len(accuracies))
+
+    def describe_outcome(self) -> str:
+        outcome = super().describe_outcome()
+        if self.step is None or not self.step.reached or self.args.forget_kind != "class":
+            return outcome
+        return (
+            f"{outcome} The model no longer says the class; its features may still know it. --method rebuild goes deeper, in "
+            "minutes in place of seconds; hf-unlearn verify measures what is left."
+        )
 
     # ---- What the loss is taken of ----
 

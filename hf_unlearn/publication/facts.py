@@ -73,6 +73,7 @@ def run_facts(
         "change_elsewhere": trainer.change,
         # JSON has no infinity: `None` stands for no limit.
         "change_limit": trainer.change_limit if math.isfinite(trainer.change_limit) else None,
+        "accuracy_lost": trainer.accuracy_lost,
         "step": asdict(step) if step is not None else None,
         "passes": {"forget_set": trainer.passes, "guard_images": trainer.guard.passes} if step is not None else None,
         "updates": 1 if step is not None else trainer.state.global_step,

@@ -221,9 +221,11 @@ def render_model_card(
         "figures": [(Markdown(figure), CAPTIONS[Path(figure).name]) for figure in figures],
         "hyperparameters": {name: value for name, value in run["hyperparameters"].items() if value is not None},
         "step": Search(**run["step"]).describe() if run["step"] else None,
+        "likely_loss": Search(**run["step"]).likely_loss(run["change_elsewhere"]) if run["step"] else None,
         "change_elsewhere": f"{run['change_elsewhere']:.3f}",
         # Old reports hold no limit, see `FIRST_CHANGE_LIMIT`.
         "change_limit": run.get("change_limit", FIRST_CHANGE_LIMIT),
+        "accuracy_lost": f"{run['accuracy_lost']:.1f}" if run.get("accuracy_lost") is not None else None,
         "passes": run["passes"],
         "updates": run["updates"],
         "distance_moved": f"{run['distance_moved']:.2e}" if run["distance_moved"] is not None else "not measured",

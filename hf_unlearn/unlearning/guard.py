@@ -8,6 +8,8 @@ import torch.nn.functional as F
 
 # Calibrated in docs/auto_step.md: no alarm in good runs, and models that lost ten points or more are caught.
 CHANGE_LIMIT = 0.40
+# Of JiT for whole classes. A step of the last stage that passes it gives way to one of the head, so it can be stricter.
+JIT_CHANGE_LIMIT = 0.25
 DISTANCE_LIMIT = 0.15
 # With retained images in the update, answers to probes move further than the accuracy. In 51 runs (Fashion-MNIST, one class,
 # three networks, six methods) models that lost up to 3.1 points were below 0.65, all others, 8 points and more, above 0.7.
@@ -148,6 +150,7 @@ def impressions(
     per_class: int = 1,
     confidence: float = 0.8,
     max_steps: int = 8,
+    max_classes: int = MAX_CLASSES,
 ) -> tuple[torch.Tensor, int]:
     """
     Images of a pool, moved by small smoothed steps until the model takes each for a given class.
@@ -158,7 +161,7 @@ def impressions(
         pool (`torch.Tensor` of shape `(B, C, H, W)`):
             The images to start from, taken at random, each as often as the others but for one.
         classes (`list[int]`):
-            Label ids; of more than 30, so many at random.
+            Label ids; of more than `max_classes`, so many at random.
         generator (`torch.Generator`):
             Of the choices, on the CPU.
         per_class (`int`, *optional*, defaults to 1):
@@ -167,11 +170,13 @@ def impressions(
             The probability of its class at which an image stops.
         max_steps (`int`, *optional*, defaults to 8):
             An image takes no more, each of 3 % of the range of the pixels.
+        max_classes (`int`, *optional*, defaults to 30):
+            Of how many classes impressions are made at most.
 
     Returns:
         The images, and how many single images passed, forward and backward.
     """
-    chosen = torch.randperm(len(classes), generator=generator)[:MAX_CLASSES].tolist()
+    chosen = torch.randperm(len(classes), generator=generator)[:max_classes].tolist()
     targets = torch.tensor([classes[i] for i in sorted(chosen)]).repeat_interleave(per_class)
     rows = torch.randperm(len(pool), generator=generator).repeat(len(targets) // len(pool) + 1)[: len(targets)]
     low, high = pool.min(), pool.max()

@@ -184,6 +184,9 @@ def check_collapse(trainer: "UnlearningTrainer") -> None:
     """
     trainer.change, distance = trainer.guard.change(), trainer.distance_moved()
     trainer.log({"change_elsewhere": trainer.change})
+    warning = trainer.step.likely_loss(trainer.change) if trainer.step is not None else None
+    if warning is not None:
+        say(warning)
     # A distance that is not a number is past every limit.
     if (
         trainer.change > trainer.change_limit or not distance <= trainer.distance_limit

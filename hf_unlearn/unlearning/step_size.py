@@ -106,6 +106,7 @@ def search_length(
     first: float = 0.01,
     longest: float = 0.6,
     precision: float = 1.12,
+    overshoot: float = 0.05,
     evaluations: int = 9,
 ) -> Search:
     """
@@ -128,8 +129,11 @@ def search_length(
             No longer one is tried: the network would be another.
         precision (`float`, *optional*, defaults to 1.12):
             The search ends when the smallest length that suffices is known to this factor.
+        overshoot (`float`, *optional*, defaults to 0.05):
+            ... and the accuracy is below the target by no more than this: where it falls like a cliff, a length that is
+            12 % too long takes the whole class along.
         evaluations (`int`, *optional*, defaults to 9):
-            The search ends after so many.
+            The search ends after so many, or twice as many while the accuracy overshoots.
 
     Returns:
         [`Search`]: the step taken.
@@ -151,7 +155,7 @@ def search_length(
     too_short, enough, length = 0.0, None, first
     best = Search(target, start, start)
     tried = 0
-    while tried < evaluations:
+    while tried < (2 * evaluations if best.reached and target - best.accuracy > overshoot else evaluations):
         tried += 1
         move_to(length)
         found = Search(target, start, accuracy(), length)
@@ -161,7 +165,9 @@ def search_length(
             too_short = length
             if enough is None and found.accuracy < best.accuracy:
                 best = found
-        if enough and too_short and enough / too_short < precision:
+        close = target - best.accuracy <= overshoot
+        # Far below the target it goes on to what the types of the weights can tell apart.
+        if enough and too_short and enough / too_short < (precision if close else 1.0001):
             break
         if too_short == longest:
             break

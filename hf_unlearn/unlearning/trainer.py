@@ -85,6 +85,7 @@ class UnlearningTrainer(BatchingTrainer):
     - changed by each update: `forget_share`, the share of forget images among those of the update.
     - counted: `passes`, forward passes over the forget set, a backward pass counting as two.
     - set at the end of training: `step`, what a search for the step found; `change`, the guard's estimate;
+      `accuracy_lost`, in points on what stays, where a method estimates it;
       `saved_in_16_bits`; `seconds` and `energy_kwh`.
 
     Raises:
@@ -180,6 +181,7 @@ class UnlearningTrainer(BatchingTrainer):
         self.share: dict[str, Any] | None = None
         self.step: Search | None = None
         self.change: float | None = None
+        self.accuracy_lost: float | None = None
         self.energy_kwh: float | None = None
         self.passes: float = 0
         self._sums: dict[str, torch.Tensor] = {}
@@ -324,6 +326,10 @@ class UnlearningTrainer(BatchingTrainer):
             logs["distance_moved"] = self.distance_moved()
             self._sums = {}
         super().log(logs, start_time)
+
+    def describe_outcome(self) -> str:
+        """What a command says when training has ended, in sentences; nothing if the method has nothing to tell."""
+        return self.step.describe() if self.step is not None else ""
 
     def distance_moved(self) -> float:
         """How far the weights that may move went, relative to their norm."""

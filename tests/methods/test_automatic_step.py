@@ -285,3 +285,71 @@ def test_head_asked_for_of_a_model_without_one_is_refused(without_head, forget_i
 def test_class_request_may_move_the_head_alone(resnet, forget_images, image_processor, tmp_path):
     trainer = train(resnet, forget_images, image_processor, tmp_path, moving_weights="head")
     assert trainer.step.kind == "step" and math.isfinite(trainer.distance_limit)
+
+
+# ---- The head in place of the last stage ----
+
+
+def head_names(model):
+    return {name for name, _ in model.named_parameters() if name.startswith("classifier.1.")}
+
+
+def moved_names(before, model):
+    return {name for name, value in model.state_dict().items() if not torch.equal(before[name], value)}
+
+
+def guard_says(monkeypatch, of_stage, of_head):
+    """The change elsewhere by which weights moved; the guard itself is tested elsewhere."""
+    changes = [of_stage, of_head]
+    monkeypatch.setattr(guard.Guard, "change", lambda self: changes.pop(0) if len(changes) > 1 else changes[0])
+
+
+def test_stage_that_changes_too_much_elsewhere_is_spared_for_the_head(
+    resnet, forget_set, image_processor, tmp_path, monkeypatch
+):
+    guard_says(monkeypatch, of_stage=0.5, of_head=0.1)
+    before = copy.deepcopy(resnet.state_dict())
+    trainer = train(resnet, forget_set, image_processor, tmp_path, allow_collapse=False)
+    assert moved_names(before, resnet) == head_names(resnet)
+    assert trainer.step.reached and trainer.step.stage_change == 0.5 and trainer.change == 0.1
+    assert trainer.args.settings()["moving_weights"] == "head"
+    assert "changed the answers elsewhere by 0.50; the head alone was moved" in trainer.step.describe()
+
+
+def test_head_in_place_of_the_stage_is_the_head_that_one_would_have_asked_for(
+    resnet, forget_set, image_processor, tmp_path, monkeypatch
+):
+    asked_for = copy.deepcopy(resnet)
+    train(asked_for, forget_set, image_processor, tmp_path, moving_weights="head")
+    guard_says(monkeypatch, of_stage=0.5, of_head=0.1)
+    train(resnet, forget_set, image_processor, tmp_path)
+    for name, value in asked_for.state_dict().items():
+        torch.testing.assert_close(resnet.state_dict()[name], value, rtol=0, atol=0, msg=name)
+
+
+def test_stage_stays_where_the_head_changes_no_less(resnet, forget_set, image_processor, tmp_path, monkeypatch):
+    expected = copy.deepcopy(resnet)
+    train(expected, forget_set, image_processor, tmp_path, moving_weights="last_stage")
+    guard_says(monkeypatch, of_stage=0.5, of_head=0.5)
+    trainer = train(resnet, forget_set, image_processor, tmp_path)
+    assert trainer.args.moving_weights == "last_stage" and trainer.step.stage_change is None
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(resnet.state_dict()[name], value, rtol=0, atol=0, msg=name)
+
+
+def test_both_past_the_limit_are_refused_with_the_original_weights(
+    resnet, forget_set, image_processor, tmp_path, monkeypatch
+):
+    guard_says(monkeypatch, of_stage=0.6, of_head=0.5)
+    before = copy.deepcopy(resnet.state_dict())
+    with pytest.raises(CollapsedModelError, match=r"changed by 0\.50"):
+        train(resnet, forget_set, image_processor, tmp_path, allow_collapse=False)
+    assert not moved_names(before, resnet)
+
+
+def test_weights_that_were_asked_for_are_the_ones_that_move(
+    resnet, forget_set, image_processor, tmp_path, monkeypatch
+):
+    guard_says(monkeypatch, of_stage=0.5, of_head=0.1)
+    trainer = train(resnet, forget_set, image_processor, tmp_path, moving_weights="last_stage")
+    assert trainer.args.moving_weights == "last_stage" and trainer.step.stage_change is None

@@ -15,3 +15,20 @@ from hf_unlearn.publication.search import Search
 )
 def test_outcome_of_the_search_is_said_in_words(search, said):
     assert said in search.describe()
+
+
+@pytest.mark.parametrize(
+    ("search", "change", "points"),
+    [
+        (Search(0.01, 0.95, 0.008, 0.024, 6, True), 0.10, None),
+        (Search(0.01, 0.95, 0.008, 0.024, 6, True), 0.18, "1.2"),
+        (Search(0.01, 0.95, 0.008, 0.024, 6, True), 0.23, "1.6"),
+        # Past what was measured, not moved, and single images, of which nothing of the kind was measured.
+        (Search(0.01, 0.95, 0.008, 0.024, 6, True), 0.60, None),
+        (Search(0.99, 0.98, 0.98, 0.0, 0, True), 0.23, None),
+        (Search(0.9, 1.0, 0.9, 0.5, 1, True, kind="head"), 0.23, None),
+    ],
+)
+def test_change_between_fine_and_refused_is_said_in_points(search, change, points):
+    said = search.likely_loss(change)
+    assert said is None if points is None else f"one in ten lost more than {points} points of accuracy" in said

@@ -64,14 +64,35 @@ def search(threshold: float, target=0.5, **options):
 
 @pytest.mark.parametrize("threshold", [0.0008, 0.004, 0.01, 0.035, 0.2, 0.5])
 def test_search_finds_the_smallest_length_that_suffices(threshold):
-    found, weight = search(threshold, evaluations=20)
+    found, weight = search(threshold, evaluations=20, overshoot=1.0)
     assert found.reached and threshold <= found.length <= threshold * 1.12
     torch.testing.assert_close(weight, torch.tensor([3.0, 4.0]) - 5 * found.length * torch.tensor([0.6, 0.8]))
 
 
 def test_search_ends_after_its_evaluations_with_a_length_that_suffices():
-    found, _ = search(0.0001, evaluations=6)
+    found, _ = search(0.0001, evaluations=6, overshoot=1.0)
     assert found.evaluations == 6 and found.reached and found.length >= 0.0001
+
+
+def test_search_goes_on_while_the_accuracy_falls_far_below_the_target():
+    """Around 1.02 % of the norm the accuracy goes from 1 to 0, by way of 0.88: no trial to 12 % finds that."""
+    weight, start = nn.Parameter(torch.tensor([3.0, 4.0])), torch.tensor([3.0, 4.0])
+
+    def accuracy():
+        length = (weight - start).norm().item() / 5
+        return 1.0 if length < 0.0102 else 0.88 if length < 0.01021 else 0.0
+
+    coarse = search_length({weight: start}, accuracy, 0.9, start=1.0, overshoot=1.0)
+    assert coarse.accuracy == 0
+    with torch.no_grad():
+        weight.copy_(start)
+    fine = search_length({weight: start}, accuracy, 0.9, start=1.0)
+    assert fine.accuracy == 0.88 and 9 < fine.evaluations <= 18
+
+
+def test_search_that_finds_nothing_between_ends_all_the_same():
+    found, _ = search(0.01)
+    assert found.reached and found.evaluations <= 18
 
 
 def test_search_that_cannot_reach_the_target_says_so_and_keeps_the_best():
