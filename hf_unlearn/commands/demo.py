@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SCENARIOS = ("class", "random", "subclass")
 FORGOTTEN_DIGIT = 3
+METHODS_SHOWN = ("jit", "rebuild")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -33,11 +34,17 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"Forget the class {FORGOTTEN_DIGIT}; the {FORGOTTEN_DIGIT}s of a model that tells odd from even; "
         "or random images (default: %(default)s).",
     )
+    parser.add_argument(
+        "--method",
+        choices=METHODS_SHOWN,
+        default="jit",
+        help="jit hides the class in a second; rebuild, for the class alone, goes deeper, in a minute (default: %(default)s).",
+    )
     parser.add_argument("--overwrite", action="store_true", help="Replace an earlier demo in --output_dir.")
     return parser
 
 
-def demo(output_dir: str = "demo", scenario: str = "class", overwrite: bool = False) -> None:
+def demo(output_dir: str = "demo", scenario: str = "class", method: str = "jit", overwrite: bool = False) -> None:
     """
     Runs the demo.
 
@@ -47,11 +54,14 @@ def demo(output_dir: str = "demo", scenario: str = "class", overwrite: bool = Fa
             `digits-unlearned` (the models).
         scenario (`str`, *optional*, defaults to `"class"`):
             What is forgotten: `"class"`, `"subclass"` or `"random"` images.
+        method (`str`, *optional*, defaults to `"jit"`):
+            `"jit"` or `"rebuild"`.
         overwrite (`bool`, *optional*, defaults to `False`):
             Whether to replace an earlier demo.
 
     Raises:
-        [`InputError`]: if the folder holds an earlier demo and `overwrite` is `False`.
+        [`InputError`]: if the folder holds an earlier demo and `overwrite` is `False`, or if the method does not forget what
+            the scenario asks for.
     """
     import torch
 
@@ -59,6 +69,8 @@ def demo(output_dir: str = "demo", scenario: str = "class", overwrite: bool = Fa
     from .parsing import hide_loading_bars, parse_run_arguments
     from .run import run
 
+    if method == "rebuild" and scenario != "class":
+        raise InputError("method", "rebuild forgets whole classes. Valid with it: --scenario class.")
     # More threads do not make a network this small faster. On a busy machine, waiting for them takes minutes.
     torch.set_num_threads(1)
     hide_loading_bars()
@@ -86,6 +98,8 @@ def demo(output_dir: str = "demo", scenario: str = "class", overwrite: bool = Fa
         "subclass": ["--forget_column", "digit", "--forget_value", str(FORGOTTEN_DIGIT)],
         "random": ["--forget_fraction", "0.05"],
     }[scenario]
+    if method != "jit":
+        flags += ["--method", method]
     arguments = parse_run_arguments(
         [
             *("--model_name_or_path", str(original), "--retrained_model_name_or_path", *map(str, retrained)),

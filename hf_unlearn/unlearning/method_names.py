@@ -12,6 +12,7 @@ METHODS = {
     "loss_free_ssd": "LossFreeSSD",
     "gkt": "GKT",
     "emmn": "EMMN",
+    "rebuild": "Rebuild",
     "head_only": "HeadOnly",
     "retrain": "Retrain",
     "fine_tune": "FineTune",

@@ -40,3 +40,11 @@ def test_unknown_command_and_help(capsys):
     assert "unknown command 'forget'. Valid: run," in capsys.readouterr().err
     assert main(["--help"]) == 0
     assert "hf-unlearn run" in capsys.readouterr().out
+
+
+def test_demo_that_no_method_can_run_is_one_line(tmp_path, capsys):
+    flags = ["--method", "rebuild", "--scenario", "random", "--output_dir", str(tmp_path / "demo")]
+    assert main(["demo", *flags]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error == "hf-unlearn: error: --method: rebuild forgets whole classes. Valid with it: --scenario class."
+    assert not (tmp_path / "demo").exists()

@@ -25,6 +25,7 @@ SETTINGS = {
     "gkt": {"num_pseudo_batches": 2, "student_steps": 2, "gate_threshold": 0.999},
     "emmn": {"noise_images_per_class": 2, "noise_repeats": 2, "maximizing_steps": 2, "minimizing_steps": 2},
     "unsir": {"num_noise_images": 2, "noise_repeats": 2, "noise_steps": 2},
+    "rebuild": {"num_updates": 2, "max_accuracy_lost": 100.0, "optim": "sgd", "learning_rate": 0.1},
     "lotus": {"unseen_accuracy": 0.0},
     "loss_free_ssd": {"selection_weighting": 1.0},
     "ssd": {"selection_weighting": 1.0, "dampening_constant": 0.5},
