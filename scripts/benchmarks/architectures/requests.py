@@ -18,6 +18,7 @@ from hf_unlearn.unlearning.original import check_collapse
 from scripts.benchmarks.architectures.fit import model_folder, pixels_and_labels
 from scripts.benchmarks.architectures.models import make_refused
 from scripts.benchmarks.architectures.pictures import CLASSES, KINDS, make_pictures
+from scripts.benchmarks.auto_step.measure import BenchmarkTrainer
 from scripts.benchmarks.networks import hits, quiet_trainer
 
 
@@ -71,11 +72,15 @@ class Job:
         return chosen
 
 
-def unlearn_in_python(output_dir: Path, name: str, job: Job, keep: Path | None = None) -> dict:
+def unlearn_in_python(
+    output_dir: Path, name: str, job: Job, keep: Path | None = None, stretch: float = 1.0, settings: dict | None = None
+) -> dict:
     """
     The lines of the README, with allow_collapse: the damage shows, and the guard is asked afterwards.
 
     Args:
+        stretch (`float`, *optional*, defaults to 1): the step that was found is made so many times as long.
+        settings (`dict`, *optional*): of [`JiTConfig`], in place of the defaults.
         keep (`Path`, *optional*): where the unlearned model stays, one without a class with report and card, if the guard
             lets it.
     """
@@ -83,7 +88,11 @@ def unlearn_in_python(output_dir: Path, name: str, job: Job, keep: Path | None =
     splits = split_dataset(make_pictures()["train"], job.request, test_dataset=make_pictures()["test"])
     with tempfile.TemporaryDirectory() as folder:
         folder, started = keep or Path(folder), time.time()
-        trainer = quiet_trainer(model, splits["forget"], str(folder), image_processor, allow_collapse=True)
+        trainer = quiet_trainer(
+            model, splits["forget"], str(folder), image_processor, BenchmarkTrainer, allow_collapse=True,
+            **(settings or {}),
+        )  # fmt: skip
+        trainer.stretch = stretch
         refused = ""
         try:
             trainer.train()
@@ -96,9 +105,9 @@ def unlearn_in_python(output_dir: Path, name: str, job: Job, keep: Path | None =
                 "change_elsewhere": trainer.change,
                 "distance_moved": trainer.distance_moved(),
                 "moved": trainer.args.moving_weights,
-                "target": 100 * trainer.step.target,
-                "reached": 100 * trainer.step.accuracy,
             }
+            if trainer.step is not None:
+                row |= {"target": 100 * trainer.step.target, "reached": 100 * trainer.step.accuracy}
             refused = "" if passes_guard(trainer) else "collapsed"
         if not refused:
             if keep and job.kind == "class":

@@ -6,7 +6,7 @@ Train a small model of every image classifier of transformers and make it forget
     python -m scripts.benchmarks.architectures.table
 
 `fit` trains what is not trained yet. `requests` forgets classes, kinds within a class and single images with the
-defaults, from Python and by the command. Models go to --output_dir, rows to a CSV for each part in --csv_dir; what is
+defaults, from Python and by the command. `bad` runs settings that damage a model, for the guard. Models go to --output_dir, rows to a CSV for each part in --csv_dir; what is
 there is not done again, but for rows with an error under --again. An error in one architecture is a row.
 """
 
@@ -28,6 +28,7 @@ from scripts.benchmarks.architectures.requests import (
     unlearn_by_command,
     unlearn_in_python,
 )
+from scripts.benchmarks.auto_step.settings import BAD
 from scripts.benchmarks.networks import be_quiet
 from scripts.benchmarks.results import append_rows, read_rows, write_rows
 
@@ -40,6 +41,11 @@ JOBS = [
 ]
 KINDS_OF_REQUEST = ("class", "subclass", "images")
 FIRST = [next(job for job in JOBS if job.kind == kind) for kind in KINDS_OF_REQUEST]
+# Of those of docs/auto_step.md.
+BAD_JOB = Job("class", CLASSES[1])
+BAD_SETTINGS = (
+    "released rule, η 0.01", "automatic, step 4 times too long", "automatic, step 10 times too long",
+)  # fmt: skip
 
 WAYS = ("python", "command")
 
@@ -87,14 +93,14 @@ def run_requests(options) -> None:
                     append_rows(path, [run_job(options, name, job, by)])
 
 
-def run_job(options, name: str, job: Job, by: str) -> dict:
-    """The row of one request; of one that breaks, the line that says why."""
+def run_job(options, name: str, job: Job, by: str, **more) -> dict:
+    """The row of one request; of one that breaks, the line that says why. More is for [`unlearn_in_python`]."""
     # Only what the command is to be compared with is kept.
     keep = options.output_dir / "unlearned" / f"{model_folder(options.output_dir, name).name}-{job.kind}"
     if by == "python":
         if job in FIRST:
             shutil.rmtree(keep, ignore_errors=True)
-        measure = partial(unlearn_in_python, keep=keep if job in FIRST else None)
+        measure = partial(unlearn_in_python, keep=keep if job in FIRST else None, **more)
     else:
         measure = partial(unlearn_by_command, from_python=keep)
     try:
@@ -111,7 +117,21 @@ def run_job(options, name: str, job: Job, by: str) -> dict:
     return row
 
 
-PARTS = {"fit": run_fit, "requests": run_requests}
+def run_bad(options) -> None:
+    """Settings that damage a model, to see whether the guard notices: the second class of each architecture."""
+    path = options.csv_dir / "bad.csv"
+    done = {(row["architecture"], row["setting"]) for row in read_rows(path)}
+    for name in options.architectures:
+        if name in REFUSED or not is_trained(options.output_dir, name):
+            continue
+        for setting in BAD_SETTINGS:
+            if (name, setting) in done:
+                continue
+            row = run_job(options, name, BAD_JOB, "python", **BAD[setting])
+            append_rows(path, [{"setting": setting, **row}])
+
+
+PARTS = {"fit": run_fit, "requests": run_requests, "bad": run_bad}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -95,6 +95,12 @@ def summary(fit: dict[str, dict], rows: list[dict]) -> str:
         row["reached"] == row["target"] and float(row["distance_moved"]) == 0 for row in python if row["moved"]
     )
     lines.append(f"Of the requests for single images {still} needed no step: the model was at its target.")
+    spared = [row for row in python if row["moved"] == "head" and row["kind"] != "images"]
+    most = max(map(points, spared), default=0.0)
+    lines.append(
+        f"In {len(spared)} requests for classes and sub-classes the step of the last stage changed too much elsewhere, and one of "
+        f"the head was taken; of them the worst lost {most:.1f}."
+    )
     destroyed = [row for row in python if points(row) > DESTROYED]
     lines.append(f"Destroyed and saved: {named([row for row in destroyed if not row['refused']])}.")
     lines.append(f"Destroyed and stopped: {named([row for row in destroyed if row['refused']])}.")

@@ -60,7 +60,8 @@ def unlearn(
     x, y = x[rows], labels_of(problem, kinds)[rows]
     # What an unprepared image would be: all networks were trained on pixel values between -1 and 1.
     x = images(x) if images else x
-    settings = {"per_device_train_batch_size": 64} | (settings or {})
+    # Of a forget set alone nothing tells that it is all of a class.
+    settings = {"per_device_train_batch_size": 64, "forget_kind": "class"} | (settings or {})
     if "preset" in settings:
         # Presets fill in what was left at its default.
         del settings["per_device_train_batch_size"]

@@ -202,7 +202,7 @@ def measure_precision(options) -> None:
                     trainer = quiet_trainer(
                         model, forget, folder, num_perturbations=5, noise_clamp="none", seed=SEED, allow_collapse=True,
                         per_device_train_batch_size=50, use_cpu=True, bf16_perturbations=bf16_perturbations,
-                        **settings,
+                        forget_kind="class", **settings,
                     )  # fmt: skip
                     trainer.train()
                 right = hits(model, test_x, test_y)
