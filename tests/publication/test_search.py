@@ -21,7 +21,7 @@ def test_outcome_of_the_search_is_said_in_words(search, said):
     ("search", "change", "points"),
     [
         (Search(0.01, 0.95, 0.008, 0.024, 6, True), 0.10, None),
-        (Search(0.01, 0.95, 0.008, 0.024, 6, True), 0.18, "1.2"),
+        (Search(0.01, 0.95, 0.008, 0.024, 6, True), 0.18, "1.1"),
         (Search(0.01, 0.95, 0.008, 0.024, 6, True), 0.23, "1.6"),
         # Past what was measured, not moved, and single images, of which nothing of the kind was measured.
         (Search(0.01, 0.95, 0.008, 0.024, 6, True), 0.60, None),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_unlearn.unlearning.guard import CHANGE_LIMIT, DISTANCE_LIMIT
+from hf_unlearn.unlearning.guard import DISTANCE_LIMIT, JIT_CHANGE_LIMIT
 from scripts.benchmarks.auto_step.settings import BAD, RATES, RELEASED_CLASSES, SIGMAS
 from scripts.benchmarks.auto_step.train_networks import RECIPES
 from scripts.benchmarks.networks import NAMES
@@ -190,12 +190,12 @@ def draw(parts: dict[str, list[dict]], path: Path) -> None:
             axes.scatter(
                 *zip(*points, strict=True), s=22, c=colour, marker=marker, alpha=0.7, label=f"{name} ({len(points)})"
             )
-    axes.axvline(CHANGE_LIMIT, color="black", linewidth=1, linestyle="--")
-    axes.text(CHANGE_LIMIT + 0.01, 0.97, "limit", transform=axes.get_xaxis_transform(), va="top")
+    axes.axvline(JIT_CHANGE_LIMIT, color="black", linewidth=1, linestyle="--")
+    axes.text(JIT_CHANGE_LIMIT + 0.01, 0.97, "limit", transform=axes.get_xaxis_transform(), va="top")
     axes.axhline(WRECK, color="black", linewidth=0.5, linestyle=":")
     axes.set_xlabel("change elsewhere, estimated without retained data (0: untouched, 1: destroyed)")
     axes.set_ylabel("retained test accuracy lost, points")
     axes.legend(loc="upper left", frameon=False, bbox_to_anchor=(0, 0.95))
     axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path)
-    print(f"limits: {CHANGE_LIMIT}, {100 * DISTANCE_LIMIT:.0f} % of the weights")
+    print(f"limits: {JIT_CHANGE_LIMIT}, {100 * DISTANCE_LIMIT:.0f} % of the weights")

@@ -22,8 +22,9 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from hf_unlearn import ForgetRequest, split_dataset
 from hf_unlearn.data.image_dataset import ImageDataset
 from hf_unlearn.data.labels import match_labels
+from scripts.benchmarks.methods.make_tables import fill
 from scripts.benchmarks.networks import be_quiet, hits, quiet_trainer
-from scripts.benchmarks.results import append_rows, read_rows
+from scripts.benchmarks.results import append_rows, markdown, read_rows
 
 
 def pixels_and_labels(rows, image_processor, id2label) -> tuple[torch.Tensor, torch.Tensor]:
@@ -68,6 +69,28 @@ def forget(options, train, images, before, label: int) -> dict:
     }
 
 
+def summarise(options) -> None:
+    """The table of the page."""
+    table = []
+    for row in read_rows(options.csv):
+        cells = [
+            " → ".join(f"{float(row[f'{name}{when}']):.{digits}f}" for when in ("_before", ""))
+            for name, digits in (("unseen_forgotten", 0), ("unseen_others", 1), ("thousand_others", 1))
+        ]
+        length = f"{100 * float(row['length']):.3f}"
+        table.append([f"{row['model']}, {row['label']}", *cells, f"{float(row['change_elsewhere']):.2f}", length])
+    header = [
+        "model, class",
+        "the class",
+        "the nine others",
+        "the thousand",
+        "change elsewhere",
+        "step, % of the weights",
+    ]
+    page = options.page.read_text(encoding="utf-8")
+    options.page.write_text(fill(page, {"real models": markdown(header, table)}), encoding="utf-8")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
@@ -75,6 +98,7 @@ if __name__ == "__main__":
     parser.add_argument("--num_images", type=int, help="so many photographs of the class; default: all")
     parser.add_argument("--labels", nargs="+", help="these of the ten classes; default: all")
     parser.add_argument("--csv", type=Path, default=Path("docs/real_models/classes.csv"))
+    parser.add_argument("--page", type=Path, default=Path("docs/real_models.md"))
     options = parser.parse_args()
     be_quiet()
     transformers.utils.logging.set_verbosity_error()
@@ -98,3 +122,4 @@ if __name__ == "__main__":
         row = forget(options, read["train"], images, before, label)
         append_rows(options.csv, [{k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()}])
         print(*(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
+    summarise(options)
