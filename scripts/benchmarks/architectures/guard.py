@@ -162,7 +162,7 @@ def draw(runs: list[dict], path: Path) -> None:
     styles = {
         "defaults": ("#0072B2", "o"),
         "bad settings": ("#D55E00", "^"),
-        "too far, whatever the change": ("#999999", "x"),
+        "moved too far": ("#999999", "x"),
     }
     groups = defaultdict(list)
     for one in runs:
