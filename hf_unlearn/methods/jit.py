@@ -294,7 +294,7 @@ class JiTTrainer(UnlearningTrainer):
     def spare_stage(self, direction: dict[torch.Tensor, torch.Tensor], step: Search, change: float) -> Search:
         """
         Where the step of the last stage changed too much elsewhere: searches along the head's part of the same gradient
-        instead, and keeps that step if it reaches the target as well and changes less.
+        instead, and keeps that step if it forgets as much and changes less.
         """
         heads = find_heads(self.model, self.first_image())
         own = {id(parameter) for head in heads for parameter in head.parameters()}
@@ -303,7 +303,7 @@ class JiTTrainer(UnlearningTrainer):
             return step
         stage = swap_weights(self.model, self.original.weights)
         head_step = search_length(of_head, self.forget_accuracy, step.target, self.start)
-        if (step.reached and not head_step.reached) or self.guard.change() >= change:
+        if head_step.accuracy > max(step.accuracy, step.target) or self.guard.change() >= change:
             swap_weights(self.model, stage)
             return step
         self.args.moving_weights = "head"

@@ -10,10 +10,11 @@ from torch import nn
 from hf_unlearn import ForgetRequest, JiTConfig, JiTTrainer, split_dataset
 from hf_unlearn.data.image_dataset import ImageDataset
 from hf_unlearn.errors import CollapsedModelError, InputError
+from hf_unlearn.methods import jit
 from hf_unlearn.unlearning import guard
 from hf_unlearn.unlearning.losses import KeyedNoise
 from hf_unlearn.unlearning.single_images import features_of_changed_copies
-from hf_unlearn.unlearning.step_size import blur, last_stage_and_head, shift, turn
+from hf_unlearn.unlearning.step_size import blur, last_stage_and_head, search_length, shift, turn
 
 
 @pytest.fixture
@@ -333,6 +334,25 @@ def test_stage_stays_where_the_head_changes_no_less(resnet, forget_set, image_pr
     guard_says(monkeypatch, of_stage=0.5, of_head=0.5)
     trainer = train(resnet, forget_set, image_processor, tmp_path)
     assert trainer.args.moving_weights == "last_stage" and trainer.step.stage_change is None
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(resnet.state_dict()[name], value, rtol=0, atol=0, msg=name)
+
+
+def test_stage_stays_where_the_head_forgets_less(resnet, forget_set, image_processor, tmp_path, monkeypatch):
+    """Also where neither reaches the target."""
+    expected = copy.deepcopy(resnet)
+    train(expected, forget_set, image_processor, tmp_path, moving_weights="last_stage")
+    lengths = [0.6, 1e-6]
+
+    def search(direction, accuracy, target, start):
+        found = search_length(direction, accuracy, target, start, longest=lengths.pop(0))
+        found.target, found.reached = 0.0, False
+        return found
+
+    guard_says(monkeypatch, of_stage=0.5, of_head=0.1)
+    monkeypatch.setattr(jit, "search_length", search)
+    trainer = train(resnet, forget_set, image_processor, tmp_path)
+    assert not lengths and trainer.step.accuracy <= 0.5 and trainer.step.stage_change is None
     for name, value in expected.state_dict().items():
         torch.testing.assert_close(resnet.state_dict()[name], value, rtol=0, atol=0, msg=name)
 
