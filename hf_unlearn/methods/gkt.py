@@ -106,6 +106,7 @@ class GKTTrainer(UnlearningTrainer):
     _name = "GKT"
     _paper = "https://arxiv.org/abs/2201.05629"
     _tag_names = ["unlearning", "machine-unlearning", "gkt-unlearning"]
+    runs_sharded = False
     data_used = "the trained model, the class to forget and images made with the model"
     args: GKTConfig
     # What `make_images` made, and whether it may be learned from.
@@ -115,8 +116,6 @@ class GKTTrainer(UnlearningTrainer):
     def __init__(self, model: "ImageClassifier", args: GKTConfig, **kwargs: "Unpack[Given]"):
         super().__init__(model, args, **kwargs)
         check_forget_kind(self._name, self.args.forget_kind, ("class",))
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise InputError("method", f"{self._name} does not run on sharded weights. Use data parallelism.")
 
     def make_training_set(self, forget: Rows, retain: Rows | None) -> TrainingSet:
         # One item per image of an update. The items stay empty: `make_images` makes new images for every batch.

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -12,25 +13,33 @@ import torch.nn.functional as F
 from accelerate.utils import broadcast
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
 from ..data.rows import Rows
 from ..data.training_set import TrainingSet
 from ..errors import CollapsedModelError, InputError
 from ..unlearning.config import UnlearningConfig
-from ..unlearning.guard import Guard, impressions, staying_classes
 from ..unlearning.head_edit import find_heads, head_inputs
 from ..unlearning.losses import kl_divergence
 from ..unlearning.noise_images import NoiseSet, check_forget_kind
 from ..unlearning.original import swap_weights
 from ..unlearning.random_model import random_model
 from ..unlearning.step_size import last_stage_and_head
-from ..unlearning.surrogates import NUM_DRAWS, NUM_JOIN_DRAWS, keyed_draws, make_surrogates
+from ..unlearning.surrogates import (
+    IMPRESSION_PLACES,
+    MAX_FORGET,
+    NUM_IMAGES,
+    PARTS,
+    Surrogates,
+    make_impressions,
+)
 from ..unlearning.trainer import UnlearningTrainer
 
 
 if TYPE_CHECKING:
-    from transformers import TrainerControl, TrainerState, TrainingArguments
+    from transformers import TrainerControl, TrainingArguments
     from typing_extensions import Unpack
 
     from ..unlearning.compatibility import ImageClassifier
@@ -38,13 +47,6 @@ if TYPE_CHECKING:
 
 
 # Measured in docs/removal.md.
-# Images of an update: forget images as they are, surrogates of forget images, impressions as they are, surrogates of those.
-PARTS = {"forget": 16, "changed forget": 48, "impressions": 32, "changed impressions": 32}
-NUM_IMAGES = sum(PARTS.values())
-IMPRESSION_PLACES = torch.arange(64, 96)
-# Forget images and impressions that are kept to make surrogates of, at most.
-MAX_FORGET, MAX_IMPRESSIONS = 1000, 1000
-IMPRESSIONS_PER_CLASS = 100
 TEMPERATURE = 4.0
 # How much the likeness of forget images among each other weighs.
 SPREAD = 0.2
@@ -53,10 +55,8 @@ SURENESS = 0.8
 MAX_ROUNDS = 4
 # Surrogates are harder than photographs: a point of accuracy lost on these for each four on those.
 LOST_PER_SURROGATE = 0.25
-# Surrogates on which a round is judged. Their draws are those of no update.
-NUM_HELD_OUT, HELD_OUT = 1024, -1
-# What numbers are drawn for: which images an update takes, how they are changed; and the same of the pool of impressions.
-PICKS, CHANGES, POOL_PICKS, POOL_CHANGES = range(4)
+# Surrogates on which a round is judged: of so many updates that there are not.
+NUM_HELD_OUT = 8
 
 
 @dataclass
@@ -142,6 +142,7 @@ class RebuildTrainer(UnlearningTrainer):
     _name = "Rebuild"
     _tag_names = ["unlearning", "machine-unlearning", "rebuild-unlearning"]
     data_used = "the trained model, the images to forget and images made of both"
+    runs_sharded, trains_frozen_weights = False, False
     # It is stopped by its own estimate; its weights are new in part.
     change_limit = math.inf
     distance_limit = math.inf
@@ -154,12 +155,27 @@ class RebuildTrainer(UnlearningTrainer):
         args.gradient_accumulation_steps = math.ceil(NUM_IMAGES / (at_once * args.world_size))
         args.per_device_train_batch_size = math.ceil(NUM_IMAGES / (args.gradient_accumulation_steps * args.world_size))
         super().__init__(model, args, **kwargs)
-        check_forget_kind("Rebuild", self.args.forget_kind, ("class",))
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise InputError("method", "Rebuild does not run on sharded weights. Use data parallelism.")
-        if not all(parameter.requires_grad for parameter in self.model.parameters()):
-            raise InputError("model", "has frozen weights, which would stay as they are. Rebuild moves all.")
+        check_forget_kind(self._name, self.args.forget_kind, ("class",))
+        self.judged_at: int | None = None
+        self.last_update = self.args.num_updates * MAX_ROUNDS
         self.add_callback(JudgeRound(self))
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        self.judged_at, self.last_update = None, self.args.num_updates * MAX_ROUNDS
+        checkpoint = resume_from_checkpoint
+        if checkpoint is True:
+            checkpoint = get_last_checkpoint(self.args.output_dir)
+        if isinstance(checkpoint, str):
+            state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+            # The Trainer forgets when it resumes that the run had come to its end.
+            if state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:
+                self.last_update = state.global_step
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     # ---- The images ----
 
@@ -168,7 +184,7 @@ class RebuildTrainer(UnlearningTrainer):
         return TrainingSet({"forget": forget, "surrogates": NoiseSet(NUM_IMAGES, ())})
 
     def phases(self, shuffle: Callable) -> list[Sequence[int]]:
-        return [self.training_set.positions("surrogates")] * (self.args.num_updates * MAX_ROUNDS)
+        return [self.training_set.positions("surrogates")] * self.last_update
 
     def prepare(self) -> None:
         """Makes the teacher and the impressions, and shrinks and perturbs the weights."""
@@ -178,37 +194,19 @@ class RebuildTrainer(UnlearningTrainer):
             raise InputError("forget_dataset", "has all classes of the model: there is nothing to rebuild.")
         self.factor = self.find_factor()
         self.heads = find_heads(self.model.eval(), self.first_image())
-        every = max(1, math.ceil(len(self.train_dataset) / MAX_FORGET))
+        every = math.ceil(len(self.train_dataset) / MAX_FORGET)
         rows = range(0, len(self.train_dataset), every)
-        forget = torch.stack([self.train_dataset[row]["pixel_values"] for row in rows])
-        self.low, self.high = forget.min().to(self.args.device), forget.max().to(self.args.device)
-        self.bases = {"forget": forget, "impressions": broadcast(self.make_impressions(forget)).cpu()}
+        forget = torch.stack([self.train_dataset[row]["pixel_values"] for row in rows]).to(self.args.device)
+        with torch.enable_grad():
+            impressions = make_impressions(
+                lambda pixel_values: self.teacher(pixel_values=pixel_values).logits.float(),
+                forget,
+                self.guard,
+                self.args.seed,
+            )
+        self.surrogates = Surrogates(forget, broadcast(impressions), self.args.seed)
         if self.state.global_step == 0:
             self.shrink_and_perturb()
-
-    def make_impressions(self, forget: torch.Tensor) -> torch.Tensor:
-        """Images of the classes that stay, as the original model sees them, where the model is."""
-        forget = forget.to(self.args.device)
-
-        def forward(pixel_values: torch.Tensor) -> torch.Tensor:
-            return self.teacher(pixel_values=pixel_values).logits.float()
-
-        vanishing = set(self.vanishing.tolist())
-        guard = Guard(forward, forget[:64], self.num_labels, vanishing, self.args.seed)
-        draws = [
-            keyed_draws(self.args.seed, HELD_OUT, kind, (512, columns)).to(forget.device)
-            for kind, columns in ((POOL_PICKS, 2), (POOL_CHANGES, 2 * NUM_DRAWS + NUM_JOIN_DRAWS))
-        ]
-        first, second = (forget[(draws[0][:, column] * len(forget)).long()] for column in (0, 1))
-        surrogates = make_surrogates(first, second, draws[1], self.low, self.high)
-        pool = torch.cat([surrogates, guard.vary(forget[:64]), guard.noise_like(forget)])
-        staying = staying_classes(self.num_labels, vanishing)
-        per_class = max(1, min(IMPRESSIONS_PER_CLASS, MAX_IMPRESSIONS // len(staying)))
-        generator = torch.Generator().manual_seed(self.args.seed)
-        made, _ = impressions(
-            forward, pool, staying, generator, per_class=per_class, max_steps=20, max_classes=MAX_IMPRESSIONS
-        )
-        return made.detach()
 
     @torch.no_grad()
     def shrink_and_perturb(self) -> None:
@@ -218,39 +216,6 @@ class RebuildTrainer(UnlearningTrainer):
         late = late if len(late) < len(new) else set()
         for name, parameter in self.model.named_parameters():
             parameter.lerp_(new[name].to(parameter), 1.0 if name in late else self.args.shrink)
-
-    def surrogates(self, update: int, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """
-        Some images of an update.
-
-        Args:
-            update (`int`):
-                Number of the update.
-            places (`torch.Tensor` of shape `(B,)`):
-                Which of its images, between 0 and 127.
-
-        Returns:
-            The images, of shape `(B, C, H, W)`; which of them are forget images as they are, of shape `(B,)`; and for
-            each of these another forget image.
-        """
-        places = places.cpu()
-        draw = partial(keyed_draws, self.args.seed, update)
-        chosen = draw(PICKS, (NUM_IMAGES, 2))[places]
-        first, second = [], []
-        kind = torch.arange(len(PARTS)).repeat_interleave(torch.tensor(list(PARTS.values())))[places]
-        for place, (one, other) in enumerate(chosen.tolist()):
-            bases = self.bases["forget" if kind[place] < 2 else "impressions"]
-            number = int(one * len(bases))
-            # Another one, where there is another.
-            first.append(bases[number])
-            second.append(bases[(number + 1 + int(other * (len(bases) - 1))) % len(bases)])
-        first, second = (torch.stack(images).to(self.args.device) for images in (first, second))
-        changes = draw(CHANGES, (NUM_IMAGES, 2 * NUM_DRAWS + NUM_JOIN_DRAWS))[places]
-        as_they_are = (kind % 2 == 0).to(self.args.device)
-        changed = make_surrogates(first, second, changes, self.low, self.high)
-        images = torch.where(as_they_are[:, None, None, None], first, changed)
-        is_forget = (kind == 0).to(self.args.device)
-        return images, is_forget, second[is_forget]
 
     # ---- The update ----
 
@@ -266,37 +231,36 @@ class RebuildTrainer(UnlearningTrainer):
         The original's logits without the classes that are to vanish, the others multiplied by a factor in the measure in
         which these were believed in.
         """
-        logits = self.teacher(pixel_values=pixel_values).logits.float()
+        return self.strike_out(self.teacher(pixel_values=pixel_values).logits.float(), factor)
+
+    def strike_out(self, logits: torch.Tensor, factor: float) -> torch.Tensor:
+        """Does this to logits of shape `(B, K)`."""
         belief = logits.softmax(dim=-1)[:, self.vanishing].sum(dim=-1, keepdim=True)
         return (logits * (1 + (factor - 1) * belief)).index_fill(1, self.vanishing, -torch.inf)
 
     @torch.no_grad()
     def find_factor(self) -> float:
         """The factor that makes the target as sure of the forget images, on average, as `SURENESS`; by bisection."""
-        batches = [self.answers_of(batch) for batch in self.dataloader(self.train_dataset, self.forget_batch_size)]
-        logits, belief, weight = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        batches = self.dataloader(self.train_dataset, self.forget_batch_size)
+        seen = [
+            (self.teacher(pixel_values=batch["pixel_values"]).logits.float(), batch["sample_weight"])
+            for batch in batches
+        ]
+        logits, weight = (torch.cat(parts) for parts in zip(*seen, strict=True))
         low, high = 0.25, 64.0
         for _ in range(30):
             factor = math.sqrt(low * high)
-            sureness = ((logits * (1 + (factor - 1) * belief)).softmax(dim=-1).amax(dim=-1) * weight).sum()
-            total, count = self.accelerator.reduce(torch.stack([sureness, weight.sum()]), reduction="sum").tolist()
+            sureness = self.strike_out(logits, factor).softmax(dim=-1).amax(dim=-1)
+            sums = torch.stack([(sureness * weight).sum(), weight.sum()])
+            total, count = self.accelerator.reduce(sums, reduction="sum").tolist()
             low, high = (factor, high) if total / count < SURENESS else (low, factor)
         return factor
-
-    def answers_of(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Of forget images: the logits of the classes that stay, the belief in the others, and the weights."""
-        logits = self.teacher(pixel_values=batch["pixel_values"]).logits.float()
-        belief = logits.softmax(dim=-1)[:, self.vanishing].sum(dim=-1, keepdim=True)
-        stays = torch.ones(self.num_labels, dtype=torch.bool, device=logits.device).index_fill(
-            0, self.vanishing, False
-        )
-        return logits[:, stays], belief, batch["sample_weight"]
 
     def unlearning_loss(
         self, model: nn.Module, inputs: dict[str, Any]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         places = inputs["sample_index"] - self.training_set.start["surrogates"]
-        images, is_forget, others = self.surrogates(self.state.global_step, places)
+        images, is_forget, others = self.surrogates.of_update(self.state.global_step, places)
         target = self.struck_out(images, self.factor)
         with head_inputs(self.heads) as seen:
             logits = model(pixel_values=torch.cat([images, others])).logits.float()[: len(images)]
@@ -318,7 +282,7 @@ class RebuildTrainer(UnlearningTrainer):
         the update, which a mean over the images at hand is not.
         """
         with head_inputs(self.heads) as seen:
-            self.model(pixel_values=self.surrogates(self.state.global_step, IMPRESSION_PLACES)[0])
+            self.model(pixel_values=self.surrogates.of_update(self.state.global_step, IMPRESSION_PLACES)[0])
         return F.normalize(seen[0].float(), dim=1).mean(dim=0)
 
     # ---- When to stop ----
@@ -336,22 +300,27 @@ class RebuildTrainer(UnlearningTrainer):
         """
         self.model.eval()
         total, count = 0.0, 0
-        for number in range(NUM_HELD_OUT // NUM_IMAGES):
-            images, _, _ = self.surrogates(HELD_OUT - number, torch.arange(NUM_IMAGES))
+        for number in range(NUM_HELD_OUT):
+            images, _, _ = self.surrogates.of_update(-1 - number, torch.arange(NUM_IMAGES))
             belief = self.struck_out(images).softmax(dim=-1)
             answers = self.model(pixel_values=images).logits.argmax(dim=-1, keepdim=True)
             total += (belief.amax(dim=-1) - belief.gather(1, answers)[:, 0]).sum().item()
             count += len(images)
         return 100 * LOST_PER_SURROGATE * total / count
 
+    def judge(self) -> float:
+        """The estimate for the weights as they are, which is made once."""
+        if self.judged_at != self.state.global_step:
+            self.accuracy_lost, self.judged_at = self.estimate_lost(), self.state.global_step
+        return cast(float, self.accuracy_lost)
+
     def finish(self) -> None:
-        if self.accuracy_lost is None:
-            self.accuracy_lost = self.estimate_lost()
-        self.log({"accuracy_lost": self.accuracy_lost})
-        if not self.accuracy_lost <= self.args.max_accuracy_lost and not self.args.allow_collapse:
+        lost = self.judge()
+        self.log({"accuracy_lost": lost})
+        if not lost <= self.args.max_accuracy_lost and not self.args.allow_collapse:
             swap_weights(self.model, self.original.weights)
             raise CollapsedModelError(
-                f"after {self.state.global_step} updates the model has lost {self.accuracy_lost:.1f} points of accuracy, as "
+                f"after {self.state.global_step} updates the model has lost {lost:.1f} points of accuracy, as "
                 f"estimated (--max_accuracy_lost {self.args.max_accuracy_lost}). It has its original weights again and "
                 "nothing is saved; a smaller --shrink or more --num_updates lose less, --allow_collapse keeps the result all the "
                 "same."
@@ -372,11 +341,10 @@ class JudgeRound(TrainerCallback):
         self.trainer = trainer
 
     def on_step_end(
-        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
+        self, args: "TrainingArguments", state: TrainerState, control: "TrainerControl", **kwargs: Any
     ) -> None:
         if state.global_step % self.trainer.args.num_updates == 0:
-            self.trainer.accuracy_lost = lost = self.trainer.estimate_lost()
-            control.should_training_stop |= lost <= self.trainer.args.max_accuracy_lost
+            control.should_training_stop |= self.trainer.judge() <= self.trainer.args.max_accuracy_lost
 
 
 def one_cycle(num_updates: int, update: int, rising: float = 0.3, lowest: float = 0.04) -> float:

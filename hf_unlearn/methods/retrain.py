@@ -8,17 +8,13 @@ import torch
 from accelerate.utils import broadcast
 from torch import nn
 
-from ..errors import InputError
 from ..unlearning.config import UnlearningConfig
 from ..unlearning.random_model import random_model
 from .fine_tune import FineTuneTrainer
 
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from ..unlearning.compatibility import ImageClassifier
-    from ..unlearning.inputs import Given
+    pass
 
 
 @dataclass
@@ -72,21 +68,12 @@ class RetrainTrainer(FineTuneTrainer):
 
     _name = "Retraining"
     _tag_names = ["unlearning", "machine-unlearning", "retrain-unlearning"]
+    runs_sharded, trains_frozen_weights = False, False
     data_used = "retained training images, from new weights"
     # A retrained model need not be close to the original model.
     change_limit = math.inf
     distance_limit = math.inf
     args: RetrainConfig
-
-    def __init__(self, model: "ImageClassifier", args: RetrainConfig, **kwargs: "Unpack[Given]"):
-        super().__init__(model, args, **kwargs)
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise InputError("method", f"{self._name} does not run on sharded weights. Use data parallelism.")
-
-        if not all(parameter.requires_grad for parameter in self.model.parameters()):
-            raise InputError(
-                "model", f"has frozen weights, which would stay as new ones are drawn. {self._name} trains all."
-            )
 
     def prepare(self) -> None:
         # A resumed run takes its weights from the checkpoint.

@@ -76,12 +76,11 @@ class SalUnTrainer(AmnesiacTrainer):
     _name = "SalUn"
     _paper = "https://arxiv.org/abs/2310.12508"
     _tag_names = ["unlearning", "machine-unlearning", "salun-unlearning"]
+    runs_sharded = False
     args: SalUnConfig
 
     def __init__(self, model: "ImageClassifier", args: SalUnConfig, **kwargs: "Unpack[Given]"):
         super().__init__(model, args, **kwargs)
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise InputError("method", f"{self._name} does not run on sharded weights. Use data parallelism.")
         self.add_callback(KeepOtherWeights(self))
 
     def prepare(self) -> None:

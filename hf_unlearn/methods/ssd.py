@@ -80,6 +80,7 @@ class SSDTrainer(UnlearningTrainer):
     _name = "SSD"
     _paper = "https://arxiv.org/abs/2308.07707"
     _tag_names = ["unlearning", "machine-unlearning", "ssd-unlearning"]
+    runs_sharded = False
     needs_retain = True
     change_limit = RETAIN_CHANGE_LIMIT
     data_used = "the trained model, the images to forget and retained training images"
@@ -87,8 +88,6 @@ class SSDTrainer(UnlearningTrainer):
 
     def __init__(self, model: "ImageClassifier", args: SSDConfig, **kwargs: "Unpack[Given]"):
         super().__init__(model, args, **kwargs)
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise InputError("method", f"{self._name} does not run on sharded weights. Use data parallelism.")
         most = self.most_selective()
         if self.args.selection_weighting is None:
             self.args.selection_weighting = min(10.0, most / 2)

@@ -6,12 +6,25 @@ Saeed, arXiv 2112.00725.
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 
+from .guard import Guard, impressions
 from .losses import noise_key
 
+
+# What an update takes: forget images as they are, surrogates of them, impressions as they are, surrogates of those.
+PARTS = {"forget": 16, "changed forget": 48, "impressions": 32, "changed impressions": 32}
+NUM_IMAGES = sum(PARTS.values())
+PART_OF_PLACE = torch.arange(len(PARTS)).repeat_interleave(torch.tensor(list(PARTS.values())))
+IMPRESSION_PLACES = (PART_OF_PLACE == list(PARTS).index("impressions")).nonzero()[:, 0]
+# Forget images and impressions that surrogates are made of, at most.
+MAX_FORGET, MAX_IMPRESSIONS, IMPRESSIONS_PER_CLASS = 1000, 1000, 100
+# What numbers are drawn for: which images an update takes, how they are changed; and the same of the pool of impressions.
+PICKS, CHANGES, POOL_PICKS, POOL_CHANGES = range(4)
 
 # Of a change of one image: turn, area, mirror, place (2), one gain and one shift of colour for each of up to three channels,
 # order of the channels (2), inversion.
@@ -126,3 +139,81 @@ def make_surrogates(
         for images, start in ((first, 0), (second, NUM_DRAWS))
     )
     return join(*changed, draws[:, 2 * NUM_DRAWS :]).clamp(low, high)
+
+
+class Surrogates:
+    """
+    The images of all updates, made when they are asked for.
+
+    Args:
+        forget (`torch.Tensor` of shape `(n, C, H, W)`): forget images, where surrogates are to be made.
+        impressions (`torch.Tensor` of shape `(m, C, H, W)`): what [`make_impressions`] made.
+        seed (`int`): seed of the run.
+    """
+
+    def __init__(self, forget: torch.Tensor, impressions: torch.Tensor, seed: int):
+        self.device, self.low, self.high = forget.device, forget.min(), forget.max()
+        # A thousand photographs are half a gigabyte, which the device may need.
+        self.forget, self.impressions = forget.cpu(), impressions.cpu()
+        self.seed = seed
+
+    def of_update(self, update: int, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """
+        Some images of an update: they depend on seed, update and place, and on nothing else.
+
+        Args:
+            update (`int`):
+                Number of the update; below 0 of those that there are not.
+            places (`torch.Tensor` of shape `(B,)`):
+                Which of its images, between 0 and 127.
+
+        Returns:
+            The images, of shape `(B, C, H, W)`; which of them are forget images as they are, of shape `(B,)`; and for
+            each of these another forget image.
+        """
+        places = places.cpu()
+        draw = partial(keyed_draws, self.seed, update)
+        part = PART_OF_PLACE[places]
+        first, second = [], []
+        for of_forget, (one, other) in zip(part < 2, draw(PICKS, (NUM_IMAGES, 2))[places].tolist(), strict=True):
+            bases = self.forget if of_forget else self.impressions
+            number = int(one * len(bases))
+            # Another one, where there is another.
+            first.append(bases[number])
+            second.append(bases[(number + 1 + int(other * (len(bases) - 1))) % len(bases)])
+        first, second = (torch.stack(images).to(self.device) for images in (first, second))
+        changes = draw(CHANGES, (NUM_IMAGES, 2 * NUM_DRAWS + NUM_JOIN_DRAWS))[places]
+        as_they_are = (part % 2 == 0).to(self.device)[:, None, None, None]
+        images = torch.where(as_they_are, first, make_surrogates(first, second, changes, self.low, self.high))
+        is_forget = (part == 0).to(self.device)
+        return images, is_forget, second[is_forget]
+
+
+def make_impressions(
+    forward: Callable[[torch.Tensor], torch.Tensor], forget: torch.Tensor, guard: Guard, seed: int
+) -> torch.Tensor:
+    """
+    Images of the classes that stay, as the original model sees them: surrogates, the guard's variants and noise, moved
+    until it is sure of a class.
+
+    Args:
+        forward (`Callable`): maps pixel values to logits, by the original model.
+        forget (`torch.Tensor` of shape `(n, C, H, W)`): forget images.
+        guard ([`Guard`]): of the same model; it knows which classes stay.
+        seed (`int`): seed of the run.
+    """
+    draws = partial(keyed_draws, seed, 0)
+    picks = (draws(POOL_PICKS, (512, 2)) * len(forget)).long().to(forget.device)
+    changes = draws(POOL_CHANGES, (512, 2 * NUM_DRAWS + NUM_JOIN_DRAWS))
+    surrogates = make_surrogates(forget[picks[:, 0]], forget[picks[:, 1]], changes, forget.min(), forget.max())
+    pool = torch.cat([surrogates, guard.vary(forget[:64]), guard.noise_like(forget)])
+    made, _ = impressions(
+        forward,
+        pool,
+        guard.staying,
+        torch.Generator().manual_seed(seed),
+        per_class=max(1, min(IMPRESSIONS_PER_CLASS, MAX_IMPRESSIONS // len(guard.staying))),
+        max_steps=20,
+        max_classes=MAX_IMPRESSIONS,
+    )
+    return made.detach()

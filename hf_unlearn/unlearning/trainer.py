@@ -101,6 +101,8 @@ class UnlearningTrainer(BatchingTrainer):
     loss_is_scaled_for_ga = True
     # With it, `retain_dataset` must be given, with labels.
     needs_retain = False
+    # Whether weights may be spread over processes, and whether some may be frozen.
+    runs_sharded, trains_frozen_weights = True, True
     # What a card says the update is made of, if not of the trained model and the images to forget alone.
     data_used: str | None = None
     # Whether `original_logits` is wanted: what the original model says of each image of the training set.
@@ -173,6 +175,10 @@ class UnlearningTrainer(BatchingTrainer):
             eval_dataset=eval_dataset,
             **kwargs,
         )
+        if not self.runs_sharded and self.is_sharded:
+            raise InputError("method", f"{self._name} does not run on sharded weights. Use data parallelism.")
+        if not self.trains_frozen_weights and not all(weight.requires_grad for weight in self.model.parameters()):
+            raise InputError("model", f"has frozen weights, which would stay as they are. {self._name} moves all.")
         self.data_collator = PositionsCollator(self.data_collator)
         self.training_set = self.make_training_set(forget, retain_dataset)
         # Some forwards of transformers accept loss arguments and ignore them; evaluation must not rely on it.

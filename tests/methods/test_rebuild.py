@@ -10,10 +10,11 @@ from conftest import make_model
 from method_cases import FORGET_SET, assert_same_weights, make_trainer, sgd_step, tensors
 
 from hf_unlearn.errors import CollapsedModelError, InputError
-from hf_unlearn.methods import rebuild
-from hf_unlearn.methods.rebuild import NUM_IMAGES, RebuildConfig, RebuildTrainer, one_cycle
+from hf_unlearn.methods.rebuild import RebuildConfig, RebuildTrainer, one_cycle
+from hf_unlearn.unlearning import surrogates
 from hf_unlearn.unlearning.random_model import random_model
 from hf_unlearn.unlearning.step_size import last_stage_and_head
+from hf_unlearn.unlearning.surrogates import NUM_IMAGES
 
 
 # Two of three classes stay.
@@ -23,7 +24,7 @@ SETTINGS = {"forget": CATS, "num_updates": 2, "max_accuracy_lost": 100.0, "optim
 
 @pytest.fixture(autouse=True)
 def few_impressions(monkeypatch):
-    monkeypatch.setattr(rebuild, "IMPRESSIONS_PER_CLASS", 4)
+    monkeypatch.setattr(surrogates, "IMPRESSIONS_PER_CLASS", 4)
 
 
 def start_of(model, shrink=0.3):
@@ -48,7 +49,7 @@ def test_an_update_is_that_of_the_definition(tmp_path):
     trainer.train()
 
     teacher, model = make_model("resnet").eval(), start_of(make_model("resnet")).eval()
-    images, is_forget, others = trainer.surrogates(0, torch.arange(NUM_IMAGES))
+    images, is_forget, others = trainer.surrogates.of_update(0, torch.arange(NUM_IMAGES))
     assert is_forget.tolist() == [place < 16 for place in range(128)]
     with torch.no_grad():
         logits = teacher(pixel_values=images).logits
@@ -87,10 +88,10 @@ def test_target_is_as_sure_of_the_forget_images_as_of_a_class_never_seen(tmp_pat
 def test_images_depend_on_update_and_place_alone(tmp_path):
     trainer = make_trainer("rebuild", tmp_path, **SETTINGS, learning_rate=0.0)
     trainer.train()
-    whole = trainer.surrogates(5, torch.arange(NUM_IMAGES))[0]
+    whole = trainer.surrogates.of_update(5, torch.arange(NUM_IMAGES))[0]
     some = torch.tensor([3, 20, 70, 127])
-    torch.testing.assert_close(trainer.surrogates(5, some)[0], whole[some], rtol=0, atol=1e-6)
-    assert not torch.equal(trainer.surrogates(6, some)[0], whole[some])
+    torch.testing.assert_close(trainer.surrogates.of_update(5, some)[0], whole[some], rtol=0, atol=1e-6)
+    assert not torch.equal(trainer.surrogates.of_update(6, some)[0], whole[some])
 
 
 def test_weights_do_not_depend_on_how_an_update_is_cut(tmp_path):
@@ -114,12 +115,32 @@ def test_a_resumed_run_ends_at_the_same_weights(tmp_path):
     assert_same_weights(resumed.model, whole.model)
 
 
+def test_a_run_that_was_killed_after_its_last_round_does_not_go_on(tmp_path):
+    settings = {**SETTINGS, "learning_rate": 0.5, "per_device_train_batch_size": 128}
+    whole = make_trainer("rebuild", tmp_path, **settings, save_strategy="steps", save_steps=2)
+    whole.train()
+    resumed = make_trainer("rebuild", tmp_path, **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert resumed.state.global_step == whole.state.global_step == 2
+    assert_same_weights(resumed.model, whole.model)
+    assert resumed.accuracy_lost == pytest.approx(whole.accuracy_lost, abs=1e-6)
+
+
+def test_estimate_is_of_the_weights_that_are_kept(tmp_path):
+    """Cut short in the second round, after an estimate of the first."""
+    settings = {**SETTINGS, "max_accuracy_lost": 1e-9, "learning_rate": 0.5, "per_device_train_batch_size": 128}
+    trainer = make_trainer("rebuild", tmp_path, **settings, max_steps=3)
+    trainer.train()
+    assert trainer.state.global_step == 3
+    assert trainer.accuracy_lost == pytest.approx(trainer.estimate_lost(), abs=1e-6)
+
+
 def test_estimate_is_a_quarter_of_the_belief_that_the_original_misses_in_the_answers(tmp_path):
     trainer = make_trainer("rebuild", tmp_path, **SETTINGS, learning_rate=0.5)
     trainer.train()
     lost = []
     for update in range(-1, -9, -1):
-        images, _, _ = trainer.surrogates(update, torch.arange(NUM_IMAGES))
+        images, _, _ = trainer.surrogates.of_update(update, torch.arange(NUM_IMAGES))
         with torch.no_grad():
             belief = make_model("resnet").eval()(pixel_values=images).logits[:, 1:].softmax(dim=1)
             answers = trainer.model(pixel_values=images).logits.argmax(dim=1)
