@@ -38,7 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--method",
         choices=METHODS_SHOWN,
         default="jit",
-        help="jit hides the class in a second; rebuild, for the class alone, goes deeper, in a minute (default: %(default)s).",
+        help="jit hides the class in a second; rebuild, for the class alone, goes deeper, in two minutes (default: %(default)s).",
     )
     parser.add_argument("--overwrite", action="store_true", help="Replace an earlier demo in --output_dir.")
     return parser

@@ -279,9 +279,9 @@ class JiTTrainer(UnlearningTrainer):
         else:
             self.step = search_length(direction, self.forget_accuracy, target, self.start)
             if self.chooses_weights and self.step.length > 0 and not self.is_fsdp_enabled:
-                change = self.guard.change()
-                if change > self.change_limit:
-                    self.step = self.spare_stage(direction, self.step, change)
+                self.change = self.guard.change()
+                if self.change > self.change_limit:
+                    self.step, self.change = self.spare_stage(direction, self.step, self.change)
         self.log(
             {
                 "forget_target": self.step.target,
@@ -291,25 +291,29 @@ class JiTTrainer(UnlearningTrainer):
             }
         )
 
-    def spare_stage(self, direction: dict[torch.Tensor, torch.Tensor], step: Search, change: float) -> Search:
+    def spare_stage(
+        self, direction: dict[torch.Tensor, torch.Tensor], step: Search, change: float
+    ) -> tuple[Search, float]:
         """
         Where the step of the last stage changed too much elsewhere: searches along the head's part of the same gradient
-        instead, and keeps that step if it forgets as much and changes less.
+        instead, and keeps that step if it forgets as much and changes less. Returns the step that is kept, and its change.
         """
         heads = find_heads(self.model, self.first_image())
         own = {id(parameter) for head in heads for parameter in head.parameters()}
         of_head = {parameter: gradient for parameter, gradient in direction.items() if id(parameter) in own}
         if not of_head:
-            return step
+            return step, change
         stage = swap_weights(self.model, self.original.weights)
         head_step = search_length(of_head, self.forget_accuracy, step.target, self.start)
-        if head_step.accuracy > max(step.accuracy, step.target) or self.guard.change() >= change:
+        forgets_less = head_step.accuracy > max(step.accuracy, step.target)
+        head_change = math.inf if forgets_less else self.guard.change()
+        if head_change >= change:
             swap_weights(self.model, stage)
-            return step
+            return step, change
         self.args.moving_weights = "head"
         head_step.evaluations += step.evaluations
         head_step.stage_change = change
-        return head_step
+        return head_step, head_change
 
     def find_target(self) -> float:
         """

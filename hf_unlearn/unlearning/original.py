@@ -182,11 +182,11 @@ def check_collapse(trainer: "UnlearningTrainer") -> None:
         [`CollapsedModelError`]: if the outputs elsewhere changed past the guard's limit, or the weights moved
         further than any good run did. The original weights are put back first.
     """
-    trainer.change, distance = trainer.guard.change(), trainer.distance_moved()
+    # A method that has looked at the weights it ends with has left it here; rounding moves them once more.
+    if trainer.change is None or trainer.saved_in_16_bits:
+        trainer.change = trainer.guard.change()
+    distance = trainer.distance_moved()
     trainer.log({"change_elsewhere": trainer.change})
-    warning = trainer.step.likely_loss(trainer.change) if trainer.step is not None else None
-    if warning is not None:
-        say(warning)
     # A distance that is not a number is past every limit.
     if (
         trainer.change > trainer.change_limit or not distance <= trainer.distance_limit
@@ -200,3 +200,5 @@ def check_collapse(trainer: "UnlearningTrainer") -> None:
             f"{trainer.change_limit}) and its weights by {100 * distance:.1f} % ({distance_limit}). It has "
             "its original weights again and nothing is saved; --allow_collapse keeps the result all the same."
         )
+    if trainer.step is not None and (warning := trainer.step.likely_loss(trainer.change)):
+        say(warning)

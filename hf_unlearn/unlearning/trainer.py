@@ -246,7 +246,10 @@ class UnlearningTrainer(BatchingTrainer):
         """What a method does once, with the original weights in the model, before the first update or a resumed one."""
 
     def finish(self) -> None:
-        """What a method does after the last batch, when weights may still move."""
+        """
+        What a method does after the last batch, when weights may still move. One that has asked the guard about the weights
+        that it ends with leaves the answer in `change`.
+        """
 
     def forward_again(self, number: int) -> Callable[[list[int], torch.Tensor], torch.Tensor]:
         """
@@ -294,7 +297,7 @@ class UnlearningTrainer(BatchingTrainer):
         """
         if not self.is_fsdp_enabled:
             self.original = Original(self.model)
-        self.passes, self.has_report, self.is_saved, self.saved_in_16_bits = 0, False, False, {}
+        self.passes, self.has_report, self.is_saved, self.saved_in_16_bits, self.change = 0, False, False, {}, None
         self.sha256_before = weights_sha256(in_types(self.model.state_dict(), self.stored_in_16_bits))
         self.started, start = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.perf_counter()
         with EnergyMeter() as energy, laid_out(self.model, self.memory_format()):

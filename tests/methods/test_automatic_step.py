@@ -357,6 +357,16 @@ def test_stage_stays_where_the_head_forgets_less(resnet, forget_set, image_proce
         torch.testing.assert_close(resnet.state_dict()[name], value, rtol=0, atol=0, msg=name)
 
 
+@pytest.mark.parametrize(("of_head", "looks"), [(None, 1), (0.1, 2)])
+def test_guard_looks_once_at_each_step(of_head, looks, resnet, forget_set, image_processor, tmp_path, monkeypatch):
+    """The step that is kept is not measured again for the verdict."""
+    changes = [0.1] if of_head is None else [0.5, of_head]
+    asked = []
+    monkeypatch.setattr(guard.Guard, "change", lambda self: asked.append(changes[len(asked)]) or asked[-1])
+    trainer = train(resnet, forget_set, image_processor, tmp_path)
+    assert len(asked) == looks and trainer.change == changes[-1]
+
+
 def test_both_past_the_limit_are_refused_with_the_original_weights(
     resnet, forget_set, image_processor, tmp_path, monkeypatch
 ):

@@ -28,6 +28,8 @@ class BenchmarkTrainer(JiTTrainer):
                     if name in self.original.weights:
                         original = self.original.weights[name]
                         parameter.copy_(original + self.stretch * (parameter - original))
+            # That of the step as it was found.
+            self.change = None
 
 
 def unlearn(
