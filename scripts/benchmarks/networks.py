@@ -172,10 +172,11 @@ def train(
 
 
 def quiet_trainer(
-    model, forget_dataset, output_dir: str, image_processor=None, trainer_class=JiTTrainer, **settings
-) -> JiTTrainer:
+    model, forget_dataset, output_dir: str, image_processor=None, trainer_class=JiTTrainer, config_class=JiTConfig,
+    **settings,
+):  # fmt: skip
     """A trainer with the package's defaults, but for the settings, that prints nothing."""
-    args = JiTConfig(output_dir=output_dir, **{"disable_tqdm": True, "logging_strategy": "no", **settings})
+    args = config_class(output_dir=output_dir, **{"disable_tqdm": True, "logging_strategy": "no", **settings})
     trainer = trainer_class(model=model, args=args, processing_class=image_processor, forget_dataset=forget_dataset)
     # Else it prints its dictionaries.
     trainer.remove_callback(PrinterCallback)

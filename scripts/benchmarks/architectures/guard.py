@@ -79,55 +79,38 @@ def best_limit(runs: list[dict]) -> float:
 
 
 def left_out_table(runs: list[dict]) -> str:
-    rows = defaultdict(list)
     names = list(dict.fromkeys(one["architecture"] for one in runs))
-    limits, totals = [], defaultdict(lambda: np.zeros(2, dtype=int))
-    for name in names:
-        own = [one for one in runs if one["architecture"] == name]
-        limit = best_limit([one for one in runs if one["architecture"] != name])
-        limits.append(limit)
-        for group, chosen in (
-            ("defaults", [one for one in own if not one["setting"]]),
-            ("bad settings", [one for one in own if one["setting"]]),
-        ):
-            totals[group] += mistakes(chosen, limit)
-    for group in ("defaults", "bad settings"):
-        chosen = [one for one in runs if bool(one["setting"]) == (group == "bad settings")]
+    limits = {name: best_limit([one for one in runs if one["architecture"] != name]) for name in names}
+    groups = {
+        "defaults": [one for one in runs if not one["setting"]],
+        "bad settings": [one for one in runs if one["setting"]],
+        "all": runs,
+    }
+    rows = []
+    for group, chosen in groups.items():
         wrecks, good = sum(one["lost"] > DESTROYED for one in chosen), sum(one["lost"] < GOOD for one in chosen)
-        fixed = mistakes(chosen, JIT_CHANGE_LIMIT)
-        rho = spearman(np.array([one["change"] for one in chosen]), np.array([one["lost"] for one in chosen]))
-        rows[group] = [
-            group,
-            str(len(chosen)),
-            f"{totals[group][0]} of {wrecks}",
-            f"{totals[group][1]} of {good}",
-            f"{fixed[0]} of {wrecks}",
-            f"{fixed[1]} of {good}",
-            f"{rho:.2f}",
+        # Each run by the limit that its architecture had no say in.
+        left_out = [mistakes([one], limits[one["architecture"]]) for one in chosen]
+        saved, stopped = (sum(numbers) for numbers in zip(*left_out, strict=True))
+        saved_now, stopped_now = mistakes(chosen, JIT_CHANGE_LIMIT)
+        cells = [
+            f"{saved} of {wrecks}",
+            f"{stopped} of {good}",
+            f"{saved_now} of {wrecks}",
+            f"{stopped_now} of {good}",
         ]
-    wrecks, good = sum(one["lost"] > DESTROYED for one in runs), sum(one["lost"] < GOOD for one in runs)
-    both, fixed = sum(totals.values()), mistakes(runs, JIT_CHANGE_LIMIT)
-    rho = spearman(np.array([one["change"] for one in runs]), np.array([one["lost"] for one in runs]))
-    rows["all"] = [
-        "all",
-        str(len(runs)),
-        f"{both[0]} of {wrecks}",
-        f"{both[1]} of {good}",
-        f"{fixed[0]} of {wrecks}",
-        f"{fixed[1]} of {good}",
-        f"{rho:.2f}",
-    ]
+        rho = spearman(*(np.array([one[name] for one in chosen]) for name in ("change", "lost")))
+        rows.append([group, str(len(chosen)), *cells, f"{rho:.2f}"])
     header = [
-        "runs",
-        "number",
-        f"left out: saved of those that lost > {DESTROYED:g}",
-        f"left out: refused of those that lost < {GOOD:g}",
-        f"limit {JIT_CHANGE_LIMIT}: saved",
-        "refused",
+        "runs", "number", f"left out: saved of those that lost > {DESTROYED:g}",
+        f"left out: refused of those that lost < {GOOD:g}", f"limit {JIT_CHANGE_LIMIT}: saved", "refused",
         "rank correlation",
-    ]
-    said = f"{len(names)} architectures; the limits set without one of them: {min(limits):.2f} to {max(limits):.2f}, median {np.median(limits):.2f}."
-    return f"{said}\n\n{markdown(header, list(rows.values()))}"
+    ]  # fmt: skip
+    found = list(limits.values())
+    return (
+        f"{len(names)} architectures; the limits set without one of them: {min(found):.2f} to {max(found):.2f}, median "
+        f"{np.median(found):.2f}.\n\n{markdown(header, rows)}"
+    )
 
 
 def missed_table(runs: list[dict]) -> str:

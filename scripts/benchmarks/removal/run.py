@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 from datasets import DatasetDict
 from transformers import AutoImageProcessor, AutoModelForImageClassification
-from transformers.trainer_callback import PrinterCallback
 
 from hf_unlearn import ForgetRequest, split_dataset
 from hf_unlearn.evaluation.probes import accuracy
@@ -25,7 +24,7 @@ from hf_unlearn.evaluation.verification import draw_images, verify_unlearning
 from hf_unlearn.evaluation.verification_report import grouped
 from hf_unlearn.methods.rebuild import RebuildConfig, RebuildTrainer
 from scripts.benchmarks.methods.make_tables import fill
-from scripts.benchmarks.networks import be_quiet
+from scripts.benchmarks.networks import be_quiet, quiet_trainer
 from scripts.benchmarks.results import append_rows, markdown, read_rows
 from scripts.benchmarks.verification.run import FORGOTTEN, RETRAINED, SEEDS, load_case, model_folder
 
@@ -38,12 +37,10 @@ def rebuild(folder: Path, image_processor, forget) -> tuple[RebuildTrainer, floa
     """The package's defaults; the seconds that they took."""
     started = time.process_time()
     with tempfile.TemporaryDirectory() as output_dir:
-        args = RebuildConfig(output_dir=output_dir, disable_tqdm=True, logging_strategy="no", allow_collapse=True)
         model = AutoModelForImageClassification.from_pretrained(folder)
-        trainer = RebuildTrainer(
-            model=model, args=args, processing_class=image_processor, forget_dataset=forget, label_column="label"
+        trainer = quiet_trainer(
+            model, forget, output_dir, image_processor, RebuildTrainer, RebuildConfig, allow_collapse=True
         )
-        trainer.remove_callback(PrinterCallback)
         trainer.train()
     return trainer, time.process_time() - started
 
