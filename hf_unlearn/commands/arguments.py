@@ -70,6 +70,16 @@ class DataArguments:
             "help": "Unseen images, a subfolder per class: the forget set should do as well as these, not better."
         },
     )
+    retain_fraction: float | None = field(
+        default=None,
+        metadata={
+            "help": "With --method rebuild: this share of the retained training images helps to keep what stays."
+        },
+    )
+    proxy_dir: str | None = field(
+        default=None, metadata={"help": "With --method rebuild: a folder of any other images that help likewise."}
+    )
+    proxy_dataset: str | None = field(default=None, metadata={"help": "The same, of a dataset's train split."})
     train_split: str = field(default="train", metadata={"help": "Split that holds the images to forget."})
     test_split: str | None = field(
         default=None, metadata={"help": "Split of unseen images; default: test, else validation, if there is one."}

@@ -16,7 +16,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from ..data.folders import load_image_folder
-from ..data.image_dataset import find_image_column, unreadable_images
+from ..data.image_dataset import find_image_column
 from ..data.labels import by_position, find_label_column, is_number, label_ids, match_labels, plain, read_column
 from ..data.sampling import at_most
 from ..data.sources import load_dataset
@@ -33,6 +33,7 @@ from ..request.forget_request import ForgetRequest
 from ..terminal import say
 from ..unlearning.compatibility import check_image_processor, check_model, id2label_of
 from .arguments import CheckpointArguments, DataArguments, ForgetArguments, ModelArguments
+from .given_images import without_unreadable
 
 
 # Finds the name of a missing library in an error message of transformers, such as "pip install -U 'name>=1'".
@@ -281,17 +282,7 @@ def load_splits(
         if len(splits[name]) < whole:
             drawn_from[name] = whole
     for name, split in splits.items():
-        broken = unreadable_images(split, image_column)
-        if broken and not data_args.skip_unreadable_images:
-            raise InputError(
-                "skip_unreadable_images",
-                f"{len(broken)} of {len(split)} images of the {name} split cannot be read: "
-                f"{listing(broken.values(), 5)}. Add the flag to leave them out.",
-            )
-        if len(broken) == len(split):
-            raise InputError("skip_unreadable_images", f"no image of the {name} split can be read.")
-        if broken:
-            splits[name] = drop_rows(split, broken)
+        splits[name] = without_unreadable(name, split, image_column, data_args.skip_unreadable_images)
     if source is not None:
         remember_source(splits["forget"], source)
     return DatasetDict(splits.items()), {"image_column": image_column, "label_column": label_column}, drawn_from

@@ -5,20 +5,12 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
-from datasets import Dataset
-from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.trainer_utils import get_last_checkpoint
 
-from ..data.folders import load_image_folder
 from ..data.forget_kind import kind_of_request
-from ..data.image_dataset import ImageDataset
-from ..data.labels import find_label_column, match_labels
-from ..data.sampling import at_most
-from ..errors import InputError, listing
-from ..evaluation.logits import collect_logits
+from ..errors import InputError
 from ..evaluation.sequence import Tracker, named
 from ..methods import load_method
 from ..methods.jit_config import JiTConfig
@@ -31,15 +23,11 @@ from ..request.forget_request import ForgetRequest
 from ..terminal import say
 from ..unlearning.compatibility import id2label_of
 from ..unlearning.config import UnlearningConfig
-from ..unlearning.method_names import forget_only_methods
 from ..unlearning.trainer import UnlearningTrainer
 from .arguments import DataArguments, ForgetArguments, ModelArguments, RunArguments, fill_in
+from .given_images import check_by_position, further_images, holdout_accuracy
 from .loading import load_model, load_retrained, load_splits, load_train_and_test
 from .processes import check_processes
-
-
-# Number of forget images that tell whether the labels are in the model's order (`--labels_by_position`).
-NUM_CHECKED = 200
 
 
 def run(
@@ -224,7 +212,7 @@ def run_request(
         id2label_of(model),
         model_args,
         earlier=earlier,
-        whole_retain=trainer_class.needs_retain,
+        whole_retain=trainer_class.needs_retain or data_args.retain_fraction is not None,
     )
     say(f"Forgetting {len(splits['forget'])} images: {description_of(request)}.")
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in splits.items())
@@ -233,12 +221,7 @@ def run_request(
     if data_args.labels_by_position:
         check_by_position(splits["forget"], model.to(config.device), image_processor, **columns)
     config.forget_kind = config.forget_kind or kind_of_request(request, columns["label_column"])
-    if trainer_class.needs_retain and "retain" not in splits:
-        raise InputError(
-            "method",
-            f"{run_args.method} needs the retained training images: name the dataset. Methods that need none: "
-            f"{listing(forget_only_methods(), 30)}.",
-        )
+    further = further_images(data_args, model_args, splits.get("retain"), trainer_class, run_args.method)
     if data_args.holdout_dir is not None:
         if not isinstance(config, JiTConfig):
             raise InputError("holdout_dir", f"sets the target of --method jit; {run_args.method} has none.")
@@ -249,7 +232,7 @@ def run_request(
         args=config,
         processing_class=image_processor,
         forget_dataset=splits["forget"],
-        retain_dataset=splits.get("retain") if trainer_class.needs_retain else None,
+        **further,
         **columns,
     )
     trainer.train(resume_from_checkpoint=find_checkpoint(config))
@@ -283,70 +266,6 @@ def run_request(
     )
     trainer.save_report(report, request, data_args.dataset_name or data_args.train_dir, provenance)
     return trainer, report
-
-
-def check_by_position(
-    forget: Dataset, model: PreTrainedModel, image_processor: BaseImageProcessor, image_column: str, label_column: str
-) -> None:
-    """
-    Checks that the labels of the dataset are in the order of the model's classes, for `--labels_by_position`. For the
-    arguments see [`~evaluation.evaluate.evaluate_unlearning`].
-
-    Raises:
-        [`InputError`]: if the model is wrong on more than half of the forget images: its classes are in another order.
-    """
-    images = at_most(forget, NUM_CHECKED)
-    right = accuracy_on(images, model, image_processor, label_column, image_column)
-    if right < 0.5:
-        raise InputError(
-            "labels_by_position",
-            f"taken by position, the labels of {100 * right:.1f} % of {len(images)} forget images are the model's answers: "
-            "its classes are in another order. Name a column of label ids with --label_column_name.",
-        )
-    say(f"Labels by position: the model is right on {100 * right:.1f} % of {len(images)} forget images.")
-
-
-def accuracy_on(
-    images: Dataset,
-    model: PreTrainedModel,
-    image_processor: BaseImageProcessor,
-    label_column: str,
-    image_column: str | None = None,
-) -> float:
-    """Accuracy of the model on labelled images."""
-    # Imported here because it is slow to import, and few runs need it.
-    from ..metrics.unlearning_accuracy.unlearning_accuracy import accuracy
-
-    label_ids = match_labels(images, label_column, id2label_of(model))
-    dataset = ImageDataset(images, image_processor, image_column, label_column, label_ids)
-    logits, labels = collect_logits(model, dataset)
-    return accuracy(logits, cast(np.ndarray, labels))
-
-
-def holdout_accuracy(folder: str, model: PreTrainedModel, image_processor: BaseImageProcessor) -> float:
-    """
-    Accuracy of the model on the unseen images of `--holdout_dir`, a folder with one subfolder per class. It is the
-    target of the automatic step; these images are used for nothing else.
-
-    Args:
-        folder (`str`):
-            The folder.
-        model (`PreTrainedModel`):
-            The original model.
-        image_processor (`BaseImageProcessor`):
-            Its image processor.
-
-    Returns:
-        `float`: between 0 and 1.
-
-    Raises:
-        [`InputError`]: if the folder has no images or no subfolders, or if a subfolder is not a class of the model.
-    """
-    images = load_image_folder("holdout_dir", folder)
-    label_column = find_label_column(images)
-    if label_column is None:
-        raise InputError("holdout_dir", f"{folder!r} needs one subfolder per class.")
-    return accuracy_on(images, model, image_processor, label_column)
 
 
 def find_checkpoint(config: UnlearningConfig) -> str | None:

@@ -18,6 +18,7 @@ def load_dataset(
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | None = None,
+    argument: str = "dataset_name",
 ) -> DatasetDict:
     """
     Loads a dataset from the hub, a folder or a file.
@@ -34,6 +35,8 @@ def load_dataset(
             Token for a private or gated dataset.
         cache_dir (`str`, *optional*):
             Folder of the download cache.
+        argument (`str`, *optional*, defaults to `"dataset_name"`):
+            The argument that names the dataset, for error messages.
 
     Returns:
         `DatasetDict`: all splits. A dataset without splits becomes the split `train`.
@@ -48,7 +51,7 @@ def load_dataset(
         dataset = datasets.load_from_disk(str(path))
         return dataset if isinstance(dataset, DatasetDict) else DatasetDict({"train": dataset})
     if path.is_dir() and is_image_folder(path):
-        return load_image_splits("dataset_name", path)
+        return load_image_splits(argument, path)
     try:
         builder = datasets.load_dataset_builder(
             dataset_name, dataset_config_name, revision=revision, token=token, cache_dir=cache_dir
@@ -63,4 +66,4 @@ def load_dataset(
         if isinstance(error, InputError):
             raise
         reason = str(error).splitlines()[0]
-        raise InputError("dataset_name", f"cannot load {dataset_name!r}: {reason}") from error
+        raise InputError(argument, f"cannot load {dataset_name!r}: {reason}") from error

@@ -3,7 +3,6 @@
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -11,16 +10,18 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 import torch.nn.functional as F
 from accelerate.utils import broadcast
+from datasets import Dataset
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
+from ..data.image_dataset import ImageDataset
 from ..data.rows import Rows
+from ..data.splits import check_dataset
 from ..data.training_set import TrainingSet
 from ..errors import CollapsedModelError, InputError
-from ..unlearning.config import UnlearningConfig
 from ..unlearning.head_edit import find_heads, head_inputs
 from ..unlearning.losses import kl_divergence
 from ..unlearning.noise_images import NoiseSet, check_forget_kind
@@ -36,6 +37,7 @@ from ..unlearning.surrogates import (
     make_impressions,
 )
 from ..unlearning.trainer import UnlearningTrainer
+from .rebuild_config import RebuildConfig
 
 
 if TYPE_CHECKING:
@@ -57,54 +59,6 @@ MAX_ROUNDS = 4
 LOST_PER_SURROGATE = 0.25
 # Surrogates on which a round is judged: of so many updates that there are not.
 NUM_HELD_OUT = 8
-
-
-@dataclass
-class RebuildConfig(UnlearningConfig):
-    r"""
-    Configuration of [`RebuildTrainer`].
-
-    Args:
-        max_accuracy_lost (`float`, *optional*, defaults to 1.5):
-            Points of accuracy on the other classes that may be lost, as estimated without any image of them. A round of
-            updates follows another until the estimate is below, four at most.
-        shrink (`float`, *optional*, defaults to 0.3):
-            α, how far the weights before the last stage are moved towards new ones: 0 keeps them, 1 starts anew, as the
-            last stage and the head always do.
-        num_updates (`int`, *optional*, defaults to 800):
-            Updates of a round.
-
-    Parameters whose default differs from [`UnlearningConfig`]:
-
-    optim (`str`, *optional*, defaults to `"adamw_torch"`)
-    weight_decay (`float`, *optional*, defaults to 0.01)
-    learning_rate (`float`, *optional*, defaults to 2e-3): the highest of a round, in which it rises and falls once.
-    per_device_train_batch_size (`int`, *optional*, defaults to 128): an update always has 128 images. Fewer per device
-        take less memory, in more passes.
-    logging_steps (`float`, *optional*, defaults to 50)
-    """
-
-    max_accuracy_lost: float = field(
-        default=1.5, metadata={"help": "Points of accuracy on the other classes that may be lost, as estimated."}
-    )
-    shrink: float = field(default=0.3, metadata={"help": "How far early weights move towards new ones, 0 to 1."})
-    num_updates: int = field(default=800, metadata={"help": "Updates of a round, of which there are four at most."})
-    optim: str = field(default="adamw_torch", metadata={"help": "The optimizer to use."})
-    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay, biases and norms left out."})
-    learning_rate: float = field(default=2e-3, metadata={"help": "The highest learning rate of a round."})
-    per_device_train_batch_size: int = field(
-        default=NUM_IMAGES, metadata={"help": f"Images per pass and device; an update has {NUM_IMAGES}."}
-    )
-    logging_steps: float = field(default=50, metadata={"help": "Log every so many updates."})
-
-    def __post_init__(self):
-        if self.max_accuracy_lost <= 0:
-            raise InputError("max_accuracy_lost", f"must be greater than 0, got {self.max_accuracy_lost}.")
-        if not 0 <= self.shrink <= 1:
-            raise InputError("shrink", f"must lie between 0 and 1, got {self.shrink}.")
-        if self.num_updates < 1:
-            raise InputError("num_updates", f"must be at least 1, got {self.num_updates}.")
-        super().__post_init__()
 
 
 class RebuildTrainer(UnlearningTrainer):
@@ -131,6 +85,15 @@ class RebuildTrainer(UnlearningTrainer):
     sure of a class that stays. Each update takes 128, drawn by (seed, update): the weights do not depend on how they are
     cut into batches and processes, but for rounding.
 
+    Args:
+        retain_dataset (`datasets.Dataset` or `torch.utils.data.Dataset`, *optional*):
+            Training images to retain, however few. They take the places of half of the impressions; their labels are
+            not used.
+        proxy_dataset (`datasets.Dataset` or `torch.utils.data.Dataset`, *optional*):
+            Any other pictures, unlabelled, that serve likewise. Of each of the two a thousand at most are used.
+
+        For the others see [`UnlearningTrainer`].
+
     The accuracy that is lost is estimated on surrogates that were not trained on, see [`~RebuildTrainer.estimate_lost`].
     What the model knows by heart of its training images is lost in part, though nothing of them was to be forgotten.
 
@@ -142,19 +105,32 @@ class RebuildTrainer(UnlearningTrainer):
     _name = "Rebuild"
     _tag_names = ["unlearning", "machine-unlearning", "rebuild-unlearning"]
     data_used = "the trained model, the images to forget and images made of both"
+    takes_retain = True
     runs_sharded, trains_frozen_weights = False, False
     # It is stopped by its own estimate; its weights are new in part.
     change_limit = math.inf
     distance_limit = math.inf
     args: RebuildConfig
 
-    def __init__(self, model: "ImageClassifier", args: RebuildConfig, **kwargs: "Unpack[Given]"):
+    def __init__(
+        self,
+        model: "ImageClassifier",
+        args: RebuildConfig,
+        proxy_dataset: Rows | None = None,
+        **kwargs: "Unpack[Given]",
+    ):
         args = copy.copy(args)
         # An update has as many images however many of them fit on a device at once.
         at_once = min(args.per_device_train_batch_size, math.ceil(NUM_IMAGES / args.world_size))
         args.gradient_accumulation_steps = math.ceil(NUM_IMAGES / (at_once * args.world_size))
         args.per_device_train_batch_size = math.ceil(NUM_IMAGES / (args.gradient_accumulation_steps * args.world_size))
+        self.proxies: list[Rows] = []
         super().__init__(model, args, **kwargs)
+        if proxy_dataset is not None:
+            check_dataset("proxy_dataset", proxy_dataset)
+            if isinstance(proxy_dataset, Dataset) and self.processing_class is not None:
+                proxy_dataset = ImageDataset(proxy_dataset, self.processing_class)
+            self.add_proxies(proxy_dataset, "other pictures")
         check_forget_kind(self._name, self.args.forget_kind, ("class",))
         self.judged_at: int | None = None
         self.last_update = self.args.num_updates * MAX_ROUNDS
@@ -180,8 +156,14 @@ class RebuildTrainer(UnlearningTrainer):
     # ---- The images ----
 
     def make_training_set(self, forget: Rows, retain: Rows | None) -> TrainingSet:
+        if retain is not None:
+            self.add_proxies(retain, "retained training images")
         # One item per image of an update. The items stay empty: the images are made on the device.
         return TrainingSet({"forget": forget, "surrogates": NoiseSet(NUM_IMAGES, ())})
+
+    def add_proxies(self, images: Rows, what: str) -> None:
+        self.proxies.append(images)
+        self.data_used = f"{self.data_used}, and {len(images):,} {what}"
 
     def phases(self, shuffle: Callable) -> list[Sequence[int]]:
         return [self.training_set.positions("surrogates")] * self.last_update
@@ -194,19 +176,24 @@ class RebuildTrainer(UnlearningTrainer):
             raise InputError("forget_dataset", "has all classes of the model: there is nothing to rebuild.")
         self.factor = self.find_factor()
         self.heads = find_heads(self.model.eval(), self.first_image())
-        every = math.ceil(len(self.train_dataset) / MAX_FORGET)
-        rows = range(0, len(self.train_dataset), every)
-        forget = torch.stack([self.train_dataset[row]["pixel_values"] for row in rows]).to(self.args.device)
+        forget = self.pixel_values_of(self.train_dataset)
         with torch.enable_grad():
             impressions = make_impressions(
                 lambda pixel_values: self.teacher(pixel_values=pixel_values).logits.float(),
                 forget,
                 self.guard,
                 self.args.seed,
+                show_progress=self.is_world_process_zero() and not self.args.disable_tqdm,
             )
-        self.surrogates = Surrogates(forget, broadcast(impressions), self.args.seed)
+        proxies = torch.cat([self.pixel_values_of(images) for images in self.proxies]) if self.proxies else None
+        self.surrogates = Surrogates(forget, broadcast(impressions), self.args.seed, proxies)
         if self.state.global_step == 0:
             self.shrink_and_perturb()
+
+    def pixel_values_of(self, dataset: Rows) -> torch.Tensor:
+        """Images of a dataset, evenly spread over it where it has more than a thousand, on the device."""
+        rows = range(0, len(dataset), math.ceil(len(dataset) / MAX_FORGET))
+        return torch.stack([dataset[row]["pixel_values"] for row in rows]).to(self.args.device)
 
     @torch.no_grad()
     def shrink_and_perturb(self) -> None:
@@ -328,7 +315,7 @@ class RebuildTrainer(UnlearningTrainer):
 
     def describe_outcome(self) -> str:
         return (
-            f"Rebuilt in {self.state.global_step} updates. Estimated from surrogates, without an image of the other classes, "
+            f"Rebuilt in {self.state.global_step} updates. Estimated on images made for it, "
             f"{self.accuracy_lost:.1f} points of accuracy on them are lost (at most {self.args.max_accuracy_lost:g} were "
             "asked for). hf-unlearn verify measures what is left of the class."
         )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Set
 
 import torch
 import torch.nn.functional as F
+from tqdm.auto import tqdm
 
 
 # Calibrated in docs/auto_step.md: no alarm in good runs, and models that lost ten points or more are caught.
@@ -152,6 +153,8 @@ def impressions(
     confidence: float = 0.8,
     max_steps: int = 8,
     max_classes: int = MAX_CLASSES,
+    batch_size: int | None = None,
+    show_progress: bool = False,
 ) -> tuple[torch.Tensor, int]:
     """
     Images of a pool, moved by small smoothed steps until the model takes each for a given class.
@@ -173,6 +176,10 @@ def impressions(
             An image takes no more, each of 3 % of the range of the pixels.
         max_classes (`int`, *optional*, defaults to 30):
             Of how many classes impressions are made at most.
+        batch_size (`int`, *optional*):
+            Images that pass at once; by [`batch_size_for`] when not given.
+        show_progress (`bool`, *optional*, defaults to `False`):
+            Whether to show a progress bar.
 
     Returns:
         The images, and how many single images passed, forward and backward.
@@ -181,9 +188,10 @@ def impressions(
     targets = torch.tensor([classes[i] for i in sorted(chosen)]).repeat_interleave(per_class)
     rows = torch.randperm(len(pool), generator=generator).repeat(len(targets) // len(pool) + 1)[: len(targets)]
     low, high = pool.min(), pool.max()
-    made, passes, batch_size = [], 0, batch_size_for(pool)
-    for images, labels in zip(pool[rows].split(batch_size), targets.to(pool.device).split(batch_size), strict=True):
-        images, active = images.clone(), torch.arange(len(images), device=images.device)
+    made, passes, batch_size = [], 0, batch_size or batch_size_for(pool)
+    batches = list(zip(rows.split(batch_size), targets.to(pool.device).split(batch_size), strict=True))
+    for own, labels in tqdm(batches, desc="Impressions", disable=not show_progress, leave=False):
+        images, active = pool[own], torch.arange(len(own), device=pool.device)
         for _ in range(max_steps):
             moving = images[active].requires_grad_(True)
             with torch.enable_grad():

@@ -23,6 +23,8 @@ PART_OF_PLACE = torch.arange(len(PARTS)).repeat_interleave(torch.tensor(list(PAR
 IMPRESSION_PLACES = (PART_OF_PLACE == list(PARTS).index("impressions")).nonzero()[:, 0]
 # Forget images and impressions that surrogates are made of, at most.
 MAX_FORGET, MAX_IMPRESSIONS, IMPRESSIONS_PER_CLASS = 1000, 1000, 100
+# The same whatever else is set: how many pass at once decides how they are rounded.
+IMPRESSIONS_AT_ONCE = 32
 # What numbers are drawn for: which images an update takes, how they are changed; and the same of the pool of impressions.
 PICKS, CHANGES, POOL_PICKS, POOL_CHANGES = range(4)
 
@@ -149,13 +151,16 @@ class Surrogates:
         forget (`torch.Tensor` of shape `(n, C, H, W)`): forget images, where surrogates are to be made.
         impressions (`torch.Tensor` of shape `(m, C, H, W)`): what [`make_impressions`] made.
         seed (`int`): seed of the run.
+        proxies (`torch.Tensor` of shape `(p, C, H, W)`, *optional*): images that were given, of whatever; they take half
+            of the places of impressions.
     """
 
-    def __init__(self, forget: torch.Tensor, impressions: torch.Tensor, seed: int):
-        self.device, self.low, self.high = forget.device, forget.min(), forget.max()
-        # A thousand photographs are half a gigabyte, which the device may need.
-        self.forget, self.impressions = forget.cpu(), impressions.cpu()
-        self.seed = seed
+    def __init__(
+        self, forget: torch.Tensor, impressions: torch.Tensor, seed: int, proxies: torch.Tensor | None = None
+    ):
+        self.low, self.high, self.seed = forget.min(), forget.max(), seed
+        pools = [forget, impressions] + ([] if proxies is None else [proxies])
+        self.images, self.sizes = torch.cat(pools), torch.tensor([len(pool) for pool in pools])
 
     def of_update(self, update: int, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
@@ -171,26 +176,30 @@ class Surrogates:
             The images, of shape `(B, C, H, W)`; which of them are forget images as they are, of shape `(B,)`; and for
             each of these another forget image.
         """
-        places = places.cpu()
+        places, device = places.cpu(), self.images.device
         draw = partial(keyed_draws, self.seed, update)
         part = PART_OF_PLACE[places]
-        first, second = [], []
-        for of_forget, (one, other) in zip(part < 2, draw(PICKS, (NUM_IMAGES, 2))[places].tolist(), strict=True):
-            bases = self.forget if of_forget else self.impressions
-            number = int(one * len(bases))
-            # Another one, where there is another.
-            first.append(bases[number])
-            second.append(bases[(number + 1 + int(other * (len(bases) - 1))) % len(bases)])
-        first, second = (torch.stack(images).to(self.device) for images in (first, second))
+        # With proxies, every other place of an impression is one's.
+        pool = torch.where(part < 2, 0, 1 + places % 2 if len(self.sizes) > 2 else 1)
+        count, start = self.sizes[pool], (self.sizes.cumsum(0) - self.sizes)[pool]
+        picks = draw(PICKS, (NUM_IMAGES, 2))[places].double()
+        number = (picks[:, 0] * count).long()
+        # Another one, where there is another.
+        other = (number + 1 + (picks[:, 1] * (count - 1)).long()) % count
+        first, second = (self.images[(start + numbers).to(device)] for numbers in (number, other))
         changes = draw(CHANGES, (NUM_IMAGES, 2 * NUM_DRAWS + NUM_JOIN_DRAWS))[places]
-        as_they_are = (part % 2 == 0).to(self.device)[:, None, None, None]
+        as_they_are = (part % 2 == 0).to(device)[:, None, None, None]
         images = torch.where(as_they_are, first, make_surrogates(first, second, changes, self.low, self.high))
-        is_forget = (part == 0).to(self.device)
+        is_forget = (part == 0).to(device)
         return images, is_forget, second[is_forget]
 
 
 def make_impressions(
-    forward: Callable[[torch.Tensor], torch.Tensor], forget: torch.Tensor, guard: Guard, seed: int
+    forward: Callable[[torch.Tensor], torch.Tensor],
+    forget: torch.Tensor,
+    guard: Guard,
+    seed: int,
+    show_progress: bool = False,
 ) -> torch.Tensor:
     """
     Images of the classes that stay, as the original model sees them: surrogates, the guard's variants and noise, moved
@@ -201,6 +210,7 @@ def make_impressions(
         forget (`torch.Tensor` of shape `(n, C, H, W)`): forget images.
         guard ([`Guard`]): of the same model; it knows which classes stay.
         seed (`int`): seed of the run.
+        show_progress (`bool`, *optional*, defaults to `False`): a thousand of them take minutes on a CPU.
     """
     draws = partial(keyed_draws, seed, 0)
     picks = (draws(POOL_PICKS, (512, 2)) * len(forget)).long().to(forget.device)
@@ -215,5 +225,7 @@ def make_impressions(
         per_class=max(1, min(IMPRESSIONS_PER_CLASS, MAX_IMPRESSIONS // len(guard.staying))),
         max_steps=20,
         max_classes=MAX_IMPRESSIONS,
+        batch_size=IMPRESSIONS_AT_ONCE,
+        show_progress=show_progress,
     )
     return made.detach()

@@ -64,7 +64,8 @@ class UnlearningTrainer(BatchingTrainer):
             record tell of. Without any, a forget set counts as a class only if all its labels are one class and the
             retained images (`retain_dataset`, or `"retain"` of `eval_dataset`) have none of it.
         retain_dataset (`datasets.Dataset` or `torch.utils.data.Dataset`, *optional*):
-            Training images to retain, with labels. Needed by methods that say so, and not looked at by others.
+            Training images to retain, with labels. Needed by methods that say so, of use to those that take them, and not
+            looked at by others.
         eval_dataset (`Dataset` or `dict[str, Dataset]`, *optional*):
             Evaluated by [`~transformers.Trainer.evaluate`], never used to update the weights.
         image_column (`str`, *optional*):
@@ -99,8 +100,8 @@ class UnlearningTrainer(BatchingTrainer):
 
     # The loss is divided by the number of images of the whole update, accumulation steps included.
     loss_is_scaled_for_ga = True
-    # With it, `retain_dataset` must be given, with labels.
-    needs_retain = False
+    # With the first, `retain_dataset` must be given, with labels; with the second, it may be.
+    needs_retain, takes_retain = False, False
     # Whether weights may be spread over processes, and whether some may be frozen.
     runs_sharded, trains_frozen_weights = True, True
     # What a card says the update is made of, if not of the trained model and the images to forget alone.
@@ -151,7 +152,7 @@ class UnlearningTrainer(BatchingTrainer):
         # Small steps would be lost in 16 bits.
         self.stored_in_16_bits = stored_in_16_bits(model)
         cast(model, dict.fromkeys(self.stored_in_16_bits, torch.float32))
-        retain_dataset = retain_dataset if self.needs_retain else None
+        retain_dataset = retain_dataset if self.needs_retain or self.takes_retain else None
         if processing_class is not None:
             # The image processor runs in the datasets below; what is left to collate are tensors.
             columns = {"image_column": image_column, "label_column": label_column}

@@ -7,11 +7,16 @@ from hf_unlearn.commands.main import main
 
 @pytest.fixture
 def command(saved_model, saved_dataset, tmp_path):
-    """`command(*flags)` runs `hf-unlearn run` on the tiny model and data; a later flag overrides an earlier one."""
+    """
+    `command(*flags)` runs `hf-unlearn run` on the tiny model and data; a later flag overrides an earlier one. Other
+    methods than JiT do not know its flags.
+    """
 
-    def call(*flags, model=saved_model, dataset=saved_dataset):
+    def call(*flags, model=saved_model, dataset=saved_dataset, jit_flags=True):
         base = ["run", "--model_name_or_path", model, "--output_dir", str(tmp_path / "out"), "--disable_tqdm", "True"]
-        base += ["--label_column_name", "label", "--step_rule", "fixed", "--learning_rate", "1e-3"]
+        base += ["--label_column_name", "label"] + (
+            ["--step_rule", "fixed", "--learning_rate", "1e-3"] if jit_flags else []
+        )
         if dataset is not None:
             base += ["--dataset_name", dataset]
         return main([*base, *flags])

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import make_model
-from method_cases import FORGET_SET, assert_same_weights, make_trainer, sgd_step, tensors
+from method_cases import FORGET_SET, RETAIN_SET, assert_same_weights, image_processor, make_trainer, sgd_step, tensors
 
 from hf_unlearn.errors import CollapsedModelError, InputError
 from hf_unlearn.methods.rebuild import RebuildConfig, RebuildTrainer, one_cycle
@@ -175,8 +175,27 @@ def test_estimate_is_in_what_the_command_says_and_on_the_card(tmp_path, monkeypa
     trainer.train()
     trainer.save_report()
     assert "1.2 points of accuracy on them are lost (at most 100 were asked for)" in trainer.describe_outcome()
-    assert "estimated without an image of them: 1.2 points lost." in " ".join(
+    assert "estimated on images made for it: 1.2 points lost." in " ".join(
         (tmp_path / "README.md").read_text().split()
+    )
+
+
+def test_given_images_serve_as_surrogates_without_their_labels(tmp_path):
+    """Retained images with labels, and others whose column of labels the model does not know."""
+    pictures = RETAIN_SET.rename_column("label", "species")
+    config = RebuildConfig(
+        str(tmp_path), num_updates=1, forget_kind="class", use_cpu=True, allow_collapse=True, disable_tqdm=True
+    )
+    trainer = RebuildTrainer(
+        model=make_model("resnet"), args=config, processing_class=image_processor(), forget_dataset=CATS,
+        retain_dataset=FORGET_SET.select(range(4)), proxy_dataset=pictures,
+    )  # fmt: skip
+    trainer.train()
+    given = trainer.surrogates.images[-4 - len(pictures) :]
+    expected = torch.cat([tensors(FORGET_SET.select(range(4)))[0], tensors(RETAIN_SET)[0]])
+    torch.testing.assert_close(given, expected, rtol=0, atol=1e-6)
+    assert trainer.data_used.endswith(
+        f"images made of both, and 4 retained training images, and {len(pictures)} other pictures"
     )
 
 

@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from hf_unlearn.unlearning.surrogates import (
+    IMPRESSION_PLACES,
     NUM_DRAWS,
+    NUM_IMAGES,
     NUM_JOIN_DRAWS,
+    Surrogates,
     change_strongly,
     join,
     keyed_draws,
@@ -90,3 +93,23 @@ def test_draws_depend_on_seed_update_and_purpose():
     draws = [keyed_draws(*key, (2, 3)) for key in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, -1, 0))]
     assert all(not torch.equal(a, b) for i, a in enumerate(draws) for b in draws[:i])
     assert torch.equal(draws[0], keyed_draws(0, 0, 0, (2, 3)))
+
+
+def of_one_value(value: float, count: int) -> torch.Tensor:
+    return torch.full((count, 3, 4, 4), value)
+
+
+def test_given_images_take_every_other_place_of_an_impression():
+    forget, impressions, proxies = of_one_value(-1.0, 3), of_one_value(0.0, 2), of_one_value(1.0, 5)
+    surrogates = Surrogates(torch.cat([forget, of_one_value(1.0, 1)]), impressions, seed=0, proxies=proxies)
+    images, is_forget, others = surrogates.of_update(0, torch.arange(NUM_IMAGES))
+    assert [image.unique().item() for image in images[IMPRESSION_PLACES]] == [0.0, 1.0] * 16
+    assert len(others) == is_forget.sum() == 16
+
+
+def test_an_image_is_not_joined_with_itself_where_there_is_another():
+    numbered = torch.arange(5.0)[:, None, None, None].expand(-1, 3, 4, 4).contiguous()
+    surrogates = Surrogates(numbered, of_one_value(0.0, 1), seed=0)
+    for update in range(20):
+        images, is_forget, others = surrogates.of_update(update, torch.arange(NUM_IMAGES))
+        assert (images[is_forget][:, 0, 0, 0] != others[:, 0, 0, 0]).all()
