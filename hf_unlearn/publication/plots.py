@@ -259,6 +259,7 @@ def save_relearning_curves(report: "VerificationReport", path: str | Path) -> Pa
         "original": {"color": COLORS["original"], "linestyle": "-", "linewidth": 1.3, "marker": "o"},
         "unlearned": {"color": COLORS["unlearned"], "linestyle": "-", "linewidth": 2.4, "marker": "D"},
         "head-only": {"color": "#CC79A7", "linestyle": ":", "linewidth": 2.0, "marker": "^"},
+        "BatchNorm": {"color": "#56B4E9", "linestyle": ":", "linewidth": 2.0, "marker": "v"},
         "retrained": {"color": COLORS["retrained"], "linestyle": "--", "linewidth": 1.3, "marker": "s"},
     }
     figure = Figure(figsize=(3.4 * len(report.curves) + 0.8, 3.6), facecolor="white", layout="constrained")

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from collections import defaultdict
 from dataclasses import asdict
 
 import pytest
@@ -86,7 +87,7 @@ def made_up(retrained=2, **measures) -> VerificationReport:
 
 
 def test_anamnesis_index_is_the_ratio_of_the_steps():
-    report, found = made_up(), {name: verification.defaultdict(dict) for name in verification.MEASURES}
+    report, found = made_up(), {name: defaultdict(dict) for name in verification.MEASURES}
     curves = {
         "original": [1.0, 1, 1, 1],
         "unlearned": [0.0, 0.5, 0.96, 1],
@@ -110,7 +111,7 @@ def test_anamnesis_index_is_the_ratio_of_the_steps():
 
 
 def test_idi_is_the_ratio_of_the_differences():
-    report, found = made_up(), {name: verification.defaultdict(dict) for name in verification.MEASURES}
+    report, found = made_up(), {name: defaultdict(dict) for name in verification.MEASURES}
     layers = {
         "original": (0.5, 0.7), "unlearned": (0.5, 0.3), "head-only": (0.5, 0.7), "retrained 1": (0.3, 0.1),
         "retrained 2": (0.3, 0.3),
@@ -124,7 +125,7 @@ def test_idi_is_the_ratio_of_the_differences():
 
 
 def test_idi_is_missing_where_the_original_holds_no_more():
-    report, found = made_up(retrained=1), {name: verification.defaultdict(dict) for name in verification.MEASURES}
+    report, found = made_up(retrained=1), {name: defaultdict(dict) for name in verification.MEASURES}
     report.layer_information = {model: {"a": 0.4} for model in report.models}
     verification.summarise_information(report, found)
     assert set(found["idi"][""].values()) == {None}
@@ -179,13 +180,14 @@ def test_text_says_which_measures_tell():
 
 
 def test_report_holds_every_measure_of_every_model(report):
-    models = ["original", "unlearned", "head-only", "retrained 1", "retrained 2"]
+    models = ["original", "unlearned", "head-only", "BatchNorm", "retrained 1", "retrained 2"]
     assert report.models == models and not report.missing
     assert all(list(values) == models for values in report.measures.values())
     names = {measure.split("/")[0] for measure in report.measures}
     assert names == set(verification.MEASURES)
     assert report.images == {
-        "attacker, forget": 5, "attacker, others": 20, "measured, forget": 5, "measured, forget_test": 6
+        "attacker, forget": 5, "attacker, others": 20, "measured, others": 12, "measured, forget": 5,
+        "measured, forget_test": 6,
     }  # fmt: skip
     # The head alone differs, so the features do not.
     for measure in ("prototype_accuracy/forget", "probe_accuracy/forget_test", "information"):
@@ -214,7 +216,11 @@ def test_models_stay_as_they_are(splits, image_processor):
 def test_forget_images_alone_leave_measures_out_with_the_reason(splits, image_processor):
     alone = DatasetDict(forget=splits["forget"])
     report = verify(alone, image_processor, num_retrained=0)
-    assert set(report.missing) == {"prototype_accuracy", "probe_accuracy", "information", "idi", "anamnesis_index"}
+    assert set(report.missing) == {
+        "prototype_accuracy", "probe_accuracy", "information", "idi", "anamnesis_index", "retained_accuracy",
+        "shift_accuracy", "shift_false_positives", "logit_auroc",
+    }  # fmt: skip
+    assert report.controls == ["head-only"]
     assert report.missing["information"] == "it needs images of what stays"
     assert {"relearning_steps/forget", "accuracy/forget"} <= set(report.measures)
     assert "forget images alone" in report.notes[0]

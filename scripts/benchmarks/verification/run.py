@@ -33,7 +33,8 @@ from hf_unlearn import ForgetRequest, split_dataset
 from hf_unlearn.commands.demo import load_digits
 from hf_unlearn.commands.demo import train as train_digits
 from hf_unlearn.data.image_dataset import ImageDataset
-from hf_unlearn.evaluation.probes import MEASURED_STEPS, accuracy, head_only, heads_of
+from hf_unlearn.evaluation.probes import accuracy, head_only, heads_of
+from hf_unlearn.evaluation.relearning import MEASURED_STEPS
 from hf_unlearn.evaluation.verification import draw_images, verify_unlearning
 from hf_unlearn.evaluation.verification_report import (
     DERIVED,
