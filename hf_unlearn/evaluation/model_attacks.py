@@ -87,7 +87,7 @@ def run_attacks(models: Mapping[str, nn.Module], attacker: Attacker) -> dict[str
         `dict[str, dict[str, dict[str, Any]]]`: what was found, by measure, split and model; the same on every process.
     """
     attacks: dict[str, Callable[[nn.Module, Attacker], Found]] = {
-        f"re-learning, {count} images": partial(curve, num_images=count) for count in NUM_IMAGES
+        f"re-learning, {count} per class": partial(curve, num_images=count) for count in NUM_IMAGES
     }
     if attacker.others is not None:
         attacks["re-learning, what stays"] = relearning_from_retained
@@ -102,7 +102,7 @@ def run_attacks(models: Mapping[str, nn.Module], attacker: Attacker) -> dict[str
             bar.set_description(f"{name}: {attack}")
             results.append((name, attacks[attack](models[name], attacker)))
             bar.update()
-    found = defaultdict(lambda: defaultdict(dict))
+    found: dict[str, dict[str, dict[str, Any]]] = defaultdict(lambda: defaultdict(dict))
     for name, measures in gather_object(results):
         for measure, by_split in measures.items():
             for split, value in by_split.items():

@@ -178,7 +178,8 @@ def recalibrated(model: nn.Module, images: Images, batch_size: int) -> nn.Module
         # The mean of all batches, in place of a moving average.
         layer.momentum = None
         layer.train()
-    num_batches = math.ceil(len(images) / max(2, batch_size))
+    # No batch of one image, whose variance may be undefined.
+    num_batches = math.ceil(len(images) / max(3, batch_size))
     for pixel_values in images.pixel_values.tensor_split(num_batches):
         model(pixel_values=pixel_values.to(device))
     return model.eval()

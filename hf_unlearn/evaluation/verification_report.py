@@ -229,6 +229,8 @@ def judge(report: VerificationReport) -> str:
             held, margin = report.held(measure), report.margins[measure]
             if held["head-only"] > nothing(report, measure) + margin:
                 sides[measure.split("/")[0]].add(int(held["head-only"] - held["unlearned"] <= margin))
+        if not sides:
+            return "none, without a retrained model; the attacks find nothing in the head-only control either."
         hidden = sum(1 in found for found in sides.values())
         return (
             f"none, without a retrained model; by {count_of(hidden, len(sides))} as much is left as in the head-only "
@@ -256,6 +258,8 @@ def judge(report: VerificationReport) -> str:
 
 def count_of(part: int, whole: int) -> str:
     """Such as "7 of 8 measures"."""
+    if whole == 1:
+        return "the one measure of use" if part else "none of 1 measure"
     number = {0: f"none of {whole}", whole: f"all {whole}"}.get(part, f"{part} of {whole}")
     return f"{number} measures"
 

@@ -287,6 +287,6 @@ def save_relearning_curves(report: "VerificationReport", path: str | Path) -> Pa
         _plain(axes)
     panels[0].set_ylabel("accuracy in %")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=min(4, 2 * len(panels)), frameon=False)
+    figure.legend(handles, labels, loc="outside upper left", ncols=5 if len(panels) > 1 else 2, frameon=False)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     return Path(path)

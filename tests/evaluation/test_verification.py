@@ -176,6 +176,73 @@ def test_text_says_which_measures_tell():
     assert "no band" in made_up(1, **{"probe_accuracy/forget": [1.0, 1, 1, 0]}).text()
 
 
+# ---- The verdict ----
+
+
+def test_verdict_counts_a_measure_of_two_splits_once():
+    report = made_up(
+        **{"accuracy/forget": [1.0, 0, 0, 0, 0], "anamnesis_index/forget": [0.0, 1, 0, 1, 1],
+           "probe_accuracy/forget": [1.0, 0.9, 1, 0.2, 0.3], "probe_accuracy/forget_test": [1.0, 0.3, 1, 0.2, 0.3],
+           "prototype_accuracy/forget": [1.0, 0.3, 1, 0.2, 0.3], "information": [0.6, 0.0, 0.6, 0.2, 0.2],
+           "logit_auroc/forget": [1.0, 0.6, 1, 0.5, 0.7]}
+    )  # fmt: skip
+    assert report.verdict() == (
+        "Verdict: by 2 of 4 measures not told from models that never saw the forget set; more is left by 1; less is left "
+        "by 1."
+    )
+    alike = made_up(**{"logit_auroc/forget": [1.0, 0.6, 1, 0.5, 0.7], "information": [0.6, 0.2, 0.6, 0.2, 0.2]})
+    assert alike.verdict() == "Verdict: by all 2 measures not told from models that never saw the forget set."
+    hidden = made_up(1, **{"logit_auroc/forget": [1.0, 1, 1, 0.5], "information": [0.6, 0.6, 0.6, 0.2]})
+    assert hidden.verdict() == (
+        "Verdict: more is left than in the one model that never saw the forget set, by all 2 measures."
+    )
+
+
+def test_verdict_leaves_out_what_does_not_tell_the_controls_unless_it_finds_more_in_the_unlearned_model():
+    useful = {"information": [0.6, 0.2, 0.6, 0.2, 0.2]}
+    hidden_alike = [1.0, 0, 0, 0, 0]
+    assert (
+        "by the one measure of use not" in made_up(**useful, **{"rounded_4_accuracy/forget": hidden_alike}).verdict()
+    )
+    back = made_up(**useful, **{"rounded_4_accuracy/forget": [1.0, 0.6, 0, 0, 0]})
+    assert "by 1 of 2 measures not" in back.verdict() and "more is left by 1" in back.verdict()
+    assert "More is left in the unlearned model than in the 2 retrained models, by: weights in 4 bits" in back.text()
+    assert (
+        "find nothing in the head-only control" in made_up(0, **{"rounded_4_accuracy/forget": [1.0, 0, 0]}).verdict()
+    )
+    none = made_up(**{"rounded_4_accuracy/forget": hidden_alike})
+    assert none.verdict().startswith("Verdict: none; no measure tells")
+
+
+def test_measure_that_one_control_deceives_does_not_tell():
+    values = {
+        "original": 1.0,
+        "unlearned": 0.3,
+        "head-only": 1.0,
+        "BatchNorm": 0.3,
+        "retrained 1": 0.2,
+        "retrained 2": 0.3,
+    }
+    report = made_up()
+    report.models, report.measures, report.margins = list(values), {"information": values}, {"information": 0.1}
+    assert report.controls == ["head-only", "BatchNorm"] and report.telling == []
+    report.measures["information"]["BatchNorm"] = 0.9
+    assert report.telling == ["information"] and "both controls" in report.text()
+
+
+def test_verdict_without_a_retrained_model_compares_with_the_control_that_hides():
+    report = made_up(
+        0, **{"information": [0.6, 0.1, 0.6], "logit_auroc/forget": [1.0, 0.95, 1], "rounded_8_accuracy/forget": [1.0, 0, 0],
+              "relearning_steps/forget": [0, None, None], "accuracy/forget": [1.0, 0, 0]}
+    )  # fmt: skip
+    # Rounding brings nothing back in the control, and it did not learn again: these measures do not count.
+    report.margins["relearning_steps/forget"] = 1
+    assert report.verdict() == (
+        "Verdict: none, without a retrained model; by 1 of 2 measures as much is left as in the head-only control, which "
+        "only hides."
+    )
+
+
 # ---- The whole ----
 
 
@@ -192,6 +259,14 @@ def test_report_holds_every_measure_of_every_model(report):
     # The head alone differs, so the features do not.
     for measure in ("prototype_accuracy/forget", "probe_accuracy/forget_test", "information"):
         assert report.measures[measure]["head-only"] == report.measures[measure]["original"]
+    # Shares of 12 other images, of 5 and 6 forget images.
+    margins = {
+        measure: 1 / value**2 for measure, value in report.margins.items() if measure.startswith(("shift", "logit"))
+    }
+    assert margins == pytest.approx(
+        {"shift_accuracy/forget": 5, "shift_accuracy/forget_test": 6, "shift_false_positives": 12, "logit_auroc/forget": 5,
+         "logit_auroc/forget_test": 6}
+    )  # fmt: skip
 
 
 def test_same_seed_gives_the_same_report(report, splits, image_processor):
@@ -230,7 +305,18 @@ def test_unseen_images_stand_in_for_retained_ones(splits, image_processor):
     some = DatasetDict(forget=splits["forget"], retain_test=splits["retain_test"])
     report = verify(some, image_processor, num_retrained=1)
     assert not report.missing and "unseen ones" in report.notes[0]
+    # A third is kept from the attacker.
+    assert report.images["attacker, others"] == 8 and report.images["measured, others"] == 4
     assert report.measures["anamnesis_index/forget"]["retrained 1"] == 1.0
+
+
+def test_logits_need_a_class_of_which_nothing_stays(dataset, image_processor):
+    part = split_dataset(dataset["train"], ForgetRequest(column="breed", values=["tabby"]), "label")
+    report = verify(part, image_processor, num_retrained=0)
+    assert {name for name, reason in report.missing.items() if reason == "it needs a class of which no image stays"} == {
+        "shift_accuracy", "shift_false_positives", "logit_auroc"
+    }  # fmt: skip
+    assert not any(measure.startswith(("shift", "logit")) for measure in report.measures)
 
 
 def test_single_image_cannot_be_measured(splits, image_processor):
@@ -248,6 +334,7 @@ def test_report_and_picture_are_written(report, tmp_path):
 
     values = json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)
     assert values["measures"] == report.measures and values["text"] == report.text()
+    assert values["verdict"] == report.verdict()
     assert set(values["bands"]) == set(report.measures)
     picture = save_relearning_curves(report, tmp_path / "curves.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
