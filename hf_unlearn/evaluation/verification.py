@@ -177,9 +177,6 @@ def attack_models(
     summarise_relearning(report, found)
     summarise_information(report, found)
     report.missing |= not_taken(attacker, found)
-    for hidden in list(found["accuracy"].values())[:1]:
-        if hidden["head-only"] - hidden["unlearned"] > hidden["original"] - hidden["head-only"]:
-            report.notes.append("The head-only control hides less than half of what the unlearned model hides.")
     num_others = report.images["measured, others"]
     for measure in MEASURES:
         for split, values in found[measure].items():
@@ -194,6 +191,8 @@ def attack_models(
                 report.margins[name] = max(found["information margin"][""].values())
             else:
                 report.margins[name] = 1.0 if MEASURES[measure][1] == "count" else 0.0
+    if not report.control_hides:
+        report.notes.append("The head-only control hides less than half of what the unlearned model hides.")
     return report
 
 

@@ -95,6 +95,17 @@ class VerificationReport:
         return [model for model in self.models if model in ("head-only", "BatchNorm")]
 
     @property
+    def control_hides(self) -> bool:
+        """Whether the head-only control hides at least half of what the unlearned model hides, on the first split."""
+        accuracies = [values for measure, values in self.measures.items() if measure.startswith("accuracy")]
+        if not accuracies:
+            return True
+        original, unlearned, control = (
+            number(accuracies[0][model]) for model in ("original", "unlearned", "head-only")
+        )
+        return control - unlearned <= original - control
+
+    @property
     def counted(self) -> list[str]:
         """The measures that the sentences and the verdict speak of."""
         return [measure for measure in self.measures if measure.split("/")[0] not in (*DERIVED, "accuracy")]
@@ -184,8 +195,9 @@ class VerificationReport:
         # If not all columns fit, those of the retrained models are left out, and the band stands for them.
         spare = self.retrained if "band" in columns else []
         print_table(columns, [("after attacks (accuracies in %)", rows)], spare)
-        for measure, reason in self.missing.items():
-            print_text(f"Not measured: {MEASURES[measure][0]}, because {reason}.")
+        for reason in dict.fromkeys(self.missing.values()):
+            names = [measure for measure, why in self.missing.items() if why == reason]
+            print_text(f"Not measured: {grouped(names)}, because {reason}.")
         for note in self.notes:
             print_text(f"Note: {note}")
         print_text(self.text())
@@ -225,6 +237,8 @@ def judge(report: VerificationReport) -> str:
     """The verdict of [`VerificationReport.verdict`], which follows from the measures that were taken alone."""
     sides: dict[str, set[int]] = defaultdict(set)
     if not report.retrained:
+        if not report.control_hides:
+            return "none, without a retrained model; the head-only control, to compare with instead, hides too little."
         for measure in report.counted:
             held, margin = report.held(measure), report.margins[measure]
             if held["head-only"] > nothing(report, measure) + margin:

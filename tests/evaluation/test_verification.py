@@ -241,6 +241,10 @@ def test_verdict_without_a_retrained_model_compares_with_the_control_that_hides(
         "Verdict: none, without a retrained model; by 1 of 2 measures as much is left as in the head-only control, which "
         "only hides."
     )
+    report.measures["accuracy/forget"]["head-only"] = 0.8
+    assert not report.control_hides and report.verdict().endswith(
+        "the head-only control, to compare with instead, hides too little."
+    )
 
 
 # ---- The whole ----
