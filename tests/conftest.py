@@ -190,11 +190,12 @@ def checkpoints(tmp_path_factory, saved_model):
 @pytest.fixture(scope="module")
 def few_steps():
     """The attacks of `verify` re-learn for a few updates from one image and from three."""
-    from hf_unlearn.evaluation import probes, verification, verification_report
+    from hf_unlearn.evaluation import model_attacks, verification, verification_report
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(probes, "MEASURED_STEPS", FEW_STEPS)
-        patch.setattr(verification, "MEASURED_STEPS", FEW_STEPS)
-        patch.setattr(verification, "NUM_IMAGES", (1, 3))
-        patch.setattr(verification_report, "NUM_IMAGES", (1, 3))
+        patch.setattr(model_attacks, "RETAINED_STEPS", (1, 3))
+        for module in (model_attacks, verification):
+            patch.setattr(module, "MEASURED_STEPS", FEW_STEPS)
+        for module in (model_attacks, verification, verification_report):
+            patch.setattr(module, "NUM_IMAGES", (1, 3))
         yield

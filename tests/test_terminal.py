@@ -49,13 +49,13 @@ def made_up_report(num_retrained: int) -> UnlearningReport:
 
 def made_up_verification(num_retrained: int) -> VerificationReport:
     """Every measure, some with numbers that were not reached."""
-    models = ["original", "unlearned", "head-only", *(f"retrained {i + 1}" for i in range(num_retrained))]
+    models = ["original", "unlearned", "head-only", "BatchNorm", *(f"retrained {i + 1}" for i in range(num_retrained))]
     measures = {}
     for row, (name, (_, kind)) in enumerate(MEASURES.items()):
         for split in ("",) if name in ("information", "idi") else ("/forget", "/forget_test"):
             values = {model: 0.0237 * (place + row) for place, model in enumerate(models)}
             if kind == "count":
-                values = dict.fromkeys(models, 5) | dict.fromkeys(models[3:5])
+                values = dict.fromkeys(models, 5) | dict.fromkeys(models[4:6])
             measures[name + split] = values
     measures["idi"] = dict.fromkeys(models)
     measures["accuracy/forget"]["original"] = 1.0
@@ -100,7 +100,7 @@ def test_table_of_verify_is_whole(num_retrained, width, capsys):
     columns = [*report.models, "band"] if num_retrained > 1 else report.models
     if num_retrained > 1 and width < 200 and "retrained 1" not in output:
         # There is no room for all: the band stands for the models that make it.
-        columns = ["original", "unlearned", "head-only", "band"]
+        columns = ["original", "unlearned", "head-only", "BatchNorm", "band"]
     expected = Counter(word for column in columns for word in column.split())
     for measure in report.measures:
         expected.update(word for column in columns for word in report.texts(measure)[column].split())

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from accelerate import PartialState
+
 from ..data.forget_kind import kind_of_request
 from ..errors import InputError
 from ..evaluation.verification import verify_unlearning
@@ -16,6 +18,7 @@ from ..unlearning.config import UnlearningConfig
 from .arguments import CheckpointArguments, DataArguments, ForgetArguments
 from .loading import load_checkpoints, load_splits
 from .parsing import make_checkpoint_parser
+from .processes import check_processes
 
 
 if TYPE_CHECKING:
@@ -70,9 +73,11 @@ def verify(
     if verify_args.max_images < 1:
         raise InputError("max_images", f"must be at least 1, got {verify_args.max_images}.")
     request = forget_args.to_request()
-    device = UnlearningConfig(output_dir="unused").device
+    # Creating the configuration sets up the processes and the device, as for every command.
+    config = UnlearningConfig(output_dir="unused")
+    check_processes(config.world_size)
 
-    models, image_processor = load_checkpoints([*names, *(verify_args.retrained or [])], verify_args, device)
+    models, image_processor = load_checkpoints([*names, *(verify_args.retrained or [])], verify_args, config.device)
     splits, columns, _ = load_splits(data_args, forget_args, request, id2label_of(models[0]), verify_args)
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in splits.items())
     say(f"Forget set: {description_of(request)}. Splits: {sizes}.")
@@ -91,11 +96,13 @@ def verify(
         seed=verify_args.seed,
         **columns,
     )
-    report.print()
-    if verify_args.report_file is not None:
-        report.to_json(verify_args.report_file)
-    if verify_args.figure_file is not None:
-        save_relearning_curves(report, verify_args.figure_file)
+    # All processes have the same report. The main process prints and writes it.
+    if PartialState().is_main_process:
+        report.print()
+        if verify_args.report_file is not None:
+            report.to_json(verify_args.report_file)
+        if verify_args.figure_file is not None:
+            save_relearning_curves(report, verify_args.figure_file)
     return report
 
 

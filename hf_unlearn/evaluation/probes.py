@@ -1,6 +1,6 @@
 """
-Attacks that look past the outputs of a model: learning the forget set again, and classifiers of the model's features.
-They work on copies or read only; no model is changed.
+What a model holds inside: its features, and classifiers of them. The controls that the models are compared with are
+made here as well. No model is changed.
 """
 
 import copy
@@ -18,6 +18,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import BaseImageProcessor, PrinterCallback
 
 from ..data.forget_kind import ForgetKind
@@ -29,8 +30,6 @@ from ..unlearning.compatibility import ImageClassifier
 from ..unlearning.head_edit import find_heads, head_inputs
 
 
-# The steps after which a re-learning model is measured. They are closest at the start, where the models differ most.
-MEASURED_STEPS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 70, 100)
 # Name of the input of the head among the layers.
 HEAD_INPUT = "head input"
 
@@ -95,7 +94,7 @@ def accuracy(model: nn.Module, images: Images, batch_size: int) -> float:
     return hits / len(images)
 
 
-# ---- The control ----
+# ---- The controls ----
 
 
 def head_only(
@@ -153,78 +152,37 @@ def head_only(
     return model.to(next(original_model.parameters()).device).eval()
 
 
-# ---- Re-learning ----
-
-
-def relearn(
-    model: nn.Module,
-    support: Images,
-    others: Images | None,
-    measured: dict[str, Images],
-    learning_rate: float,
-    batch_size: int,
-    seed: int,
-) -> dict[str, list[float]]:
+@torch.no_grad()
+def recalibrated(model: nn.Module, images: Images, batch_size: int) -> nn.Module | None:
     """
-    Fine-tunes a copy of the model on a few forget images, and measures how fast its old accuracy comes back.
-
-    Each step of Adam takes up to 16 forget images and up to 16 other images; both kinds have the same weight. Without
-    other images, a model can reach the goal by predicting the forgotten class for every image. Dropout is off and the
-    BatchNorm running statistics are frozen. A head that pushes the logit of the class further down than needed makes
-    re-learning slower, whatever the features hold.
+    Makes a further control of a control: a copy in which the running statistics of BatchNorm are taken anew from these
+    images, as their mean over the batches. No weight moves, but the features do. What a measure finds less of in it
+    than in the original was not removed.
 
     Args:
-        model (`nn.Module`):
-            The model to copy.
-        support ([`Images`]):
-            Forget images to learn from.
-        others ([`Images`] or `None`):
-            Images of what stays; `None` to learn from forget images alone.
-        measured (`dict[str, Images]`):
-            By split, the images to measure.
-        learning_rate (`float`):
-            Learning rate of Adam.
-        batch_size (`int`):
-            Images per forward pass while measuring.
-        seed (`int`):
-            Seed of the order of the images.
+        model (`nn.Module`): the model to copy.
+        images ([`Images`]): images of what stays, in a random order.
+        batch_size (`int`): largest number of images per forward pass. The batches have equal sizes, or one less.
 
     Returns:
-        `dict[str, list[float]]`: by split, the accuracy after each of `MEASURED_STEPS`.
+        `nn.Module` or `None`: in eval mode; `None` if the model has no BatchNorm with running statistics, or if there
+        is only one image.
     """
     model = copy.deepcopy(model).eval()
+    layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+    if not layers or len(images) < 2:
+        return None
     device = next(model.parameters()).device
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
-    generator = torch.Generator().manual_seed(seed)
-    batches = [endless_batches(part, 16, generator) for part in (support, others) if part is not None]
-    curves = {split: [] for split in measured}
-    for step in range(MEASURED_STEPS[-1] + 1):
-        if step > 0:
-            parts = [next(batch) for batch in batches]
-            logits = model(pixel_values=torch.cat([part.pixel_values for part in parts]).to(device)).logits
-            logits = logits.float().split([len(part) for part in parts])
-            losses = [F.cross_entropy(rows, part.labels.to(device)) for rows, part in zip(logits, parts, strict=True)]
-            optimizer.zero_grad()
-            (torch.stack(losses).sum() / len(parts)).backward()
-            optimizer.step()
-        if step in MEASURED_STEPS:
-            for split, images in measured.items():
-                curves[split].append(accuracy(model, images, batch_size))
-    return curves
-
-
-def endless_batches(images: Images, size: int, generator: torch.Generator) -> Iterator[Images]:
-    """
-    Yields batches without end: shuffled passes over the images, one after the other. The last images of a pass that do
-    not fill a batch are left out.
-    """
-    size = min(size, len(images))
-    while True:
-        for rows in torch.randperm(len(images), generator=generator).split(size):
-            if len(rows) == size:
-                yield images[rows]
+    for layer in layers:
+        layer.reset_running_stats()
+        # The mean of all batches, in place of a moving average.
+        layer.momentum = None
+        layer.train()
+    # No batch of one image, whose variance may be undefined.
+    num_batches = math.ceil(len(images) / max(3, batch_size))
+    for pixel_values in images.pixel_values.tensor_split(num_batches):
+        model(pixel_values=pixel_values.to(device))
+    return model.eval()
 
 
 # ---- Features ----

@@ -4,7 +4,6 @@ hiding.
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,21 +18,10 @@ from ..data.splits import check_dataset
 from ..errors import InputError
 from ..unlearning.compatibility import ImageClassifier, id2label_of
 from ..unlearning.precision import in_float32
-from .probes import (
-    HEAD_INPUT,
-    MEASURED_STEPS,
-    Images,
-    collect_features,
-    forward,
-    head_only,
-    information_of_layers,
-    join,
-    probe_accuracy,
-    prototype_accuracy,
-    rank_in_class,
-    relearn,
-)
-from .verification_report import MEASURED, MEASURES, NUM_IMAGES, VerificationReport
+from .model_attacks import Attacker, run_attacks
+from .probes import Images, forward, head_only, heads_of, rank_in_class, recalibrated
+from .relearning import MEASURED_STEPS
+from .verification_report import MEASURED, MEASURES, NUM_IMAGES, ON_LOGITS, VerificationReport
 
 
 # A re-learning model has its accuracy back when it is at most this share below that of the original (α of the
@@ -60,9 +48,12 @@ def verify_unlearning(
     Attacks the models to find out what they still hold of the forget set. The attacks work on copies: the models given
     do not change.
 
-    The head-only control is attacked as well: a copy of the original model that only hides the forget set, see
-    [`~evaluation.probes.head_only`]. The retrained models never saw the forget set, so their values give the band of
-    each measure: what the attacks find in a model that has nothing to forget.
+    Controls are attacked as well. The head-only control is a copy of the original model that only hides the forget set,
+    see [`~evaluation.probes.head_only`]. The BatchNorm control, for models that have BatchNorm, is a copy of that one with
+    other running statistics, see [`~evaluation.probes.recalibrated`]. The retrained models never saw the forget set, so
+    their values give the band of each measure: what the attacks find in a model that has nothing to forget.
+
+    Several processes share the attacks, and all of them get the report of a single process.
 
     Args:
         original_model (`PreTrainedModel`):
@@ -75,6 +66,8 @@ def verify_unlearning(
             - `forget`: the forget set. The attacker uses one half of it, the other half is measured.
             - `forget_test`: unseen images of what is forgotten. They are measured.
             - `retain`, or else `retain_test`: images of what stays. The attacker uses them.
+            - `retain_test`: unseen images of what stays. The attacks on logits measure them. If there are none, or the
+              attacker has them, a third of the images of what stays is kept from the attacker and measured.
         image_processor (`BaseImageProcessor`):
             The image processor of all models.
         retrained_models (`list[PreTrainedModel]`, *optional*, defaults to `()`):
@@ -127,74 +120,96 @@ def attack_models(
     forget = draw("forget", 2 * max_images)
     # The images are in a random order, so every second image of each class is a random half.
     left_out = rank_in_class(forget.labels) % 2 == 1
-    attack, measured = forget[~left_out], {"forget": forget[left_out]}
+    measured = {"forget": forget[left_out]}
     if "forget_test" in splits:
         measured["forget_test"] = draw("forget_test", max_images)
     measured = {split: images for split, images in measured.items() if len(images)}
     if not measured:
         raise InputError("splits", "one forget image per class leaves none to measure; there must be two or more.")
     source = next((split for split in ("retain", "retain_test") if split in splits), None)
-    others = draw(source, 2 * max_images) if source else None
+    others, measured_others = None, None
+    if source == "retain" and "retain_test" in splits:
+        others, measured_others = draw("retain", 2 * max_images), draw("retain_test", max_images)
+    elif source:
+        drawn = draw(source, 3 * max_images)
+        kept = torch.arange(len(drawn)) < math.ceil(2 * len(drawn) / 3)
+        others, measured_others = drawn[kept], drawn[~kept] if len(drawn) > 1 else None
+    attacker = Attacker(forget[~left_out], others, measured, measured_others, learning_rate, batch_size, seed)
 
     models = {"original": original_model, "unlearned": unlearned_model}
     models["head-only"] = head_only(
         original_model, splits["forget"], image_processor, forget_kind=forget_kind, retained=splits.get("retain"),
         batch_size=batch_size, seed=seed, **columns,
     )  # fmt: skip
+    with_other_statistics = recalibrated(models["head-only"], others, batch_size) if others is not None else None
+    if with_other_statistics is not None:
+        models["BatchNorm"] = with_other_statistics
     models |= {f"retrained {number}": model for number, model in enumerate(retrained_models, 1)}
+    for model in models.values():
+        # An error in one of several processes would leave the others waiting, so it is raised here by all of them.
+        heads_of(model, forget.pixel_values[:1].to(next(model.parameters()).device))
+
+    found = run_attacks(models, attacker)
     report = VerificationReport(
         models=list(models),
         measures={},
         margins={},
-        curves={split: {} for split in measured},
-        layer_information={},
+        curves={
+            split: {model: {str(n): found[f"curve {n}"][split][model] for n in NUM_IMAGES} for model in models}
+            for split in measured
+        },
+        layer_information={model: found["layers"][""][model] for model in models} if others is not None else {},
         steps=list(MEASURED_STEPS),
-        images={"attacker, forget": len(attack), "attacker, others": len(others) if others is not None else 0}
+        images={
+            "attacker, forget": len(attacker.forget),
+            "attacker, others": len(others) if others is not None else 0,
+            "measured, others": len(measured_others) if measured_others is not None else 0,
+        }
         | {f"measured, {split}": len(images) for split, images in measured.items()},
         seed=seed,
     )
-    found = {name: defaultdict(dict) for name in MEASURES}
-    for name, model in models.items():
-        for num_images in NUM_IMAGES:
-            support = attack[rank_in_class(attack.labels) < num_images]
-            curves = relearn(model, support, others, measured, learning_rate, batch_size, seed)
-            for split, curve in curves.items():
-                report.curves[split].setdefault(name, {})[str(num_images)] = curve
-        held = {split: collect_features(model, images, batch_size) for split, images in measured.items()}
-        known = attack if others is None else join(attack, others)
-        features = collect_features(model, known, batch_size)
-        for split, images in measured.items():
-            found["accuracy"][split][name] = report.curves[split][name][str(NUM_IMAGES[0])][0]
-            if len(known.labels.unique()) > 1:
-                few = (features[HEAD_INPUT], known.labels.numpy(), held[split][HEAD_INPUT], images.labels.numpy())
-                found["prototype_accuracy"][split][name] = prototype_accuracy(*few, NUM_IMAGES[-1], seed)
-                found["probe_accuracy"][split][name] = probe_accuracy(*few)
-        if others is not None:
-            is_forget = np.arange(len(known)) < len(attack)
-            report.layer_information[name], margin = information_of_layers(features, is_forget, seed)
-            report.margins["information"] = max(margin, report.margins.get("information", 0.0))
+    for split, by_model in report.curves.items():
+        found["accuracy"][split] = {model: by_count[str(NUM_IMAGES[0])][0] for model, by_count in by_model.items()}
     if others is None:
-        report.missing |= dict.fromkeys(("information", "idi"), "it needs images of what stays")
         report.notes.append("The models re-learned from forget images alone, since there were no others.")
-    if not found["probe_accuracy"]:
-        reason = "it needs images of two classes or more"
-        report.missing |= {"prototype_accuracy": reason, "probe_accuracy": reason}
     if source == "retain_test":
         report.notes.append("The images of what stays are unseen ones, since there are no retained ones.")
     summarise_relearning(report, found)
     summarise_information(report, found)
-    for hidden in list(found["accuracy"].values())[:1]:
-        if hidden["head-only"] - hidden["unlearned"] > hidden["original"] - hidden["head-only"]:
-            report.notes.append("The head-only control hides less than half of what the unlearned model hides.")
+    report.missing |= not_taken(attacker, found)
+    num_others = report.images["measured, others"]
     for measure in MEASURES:
         for split, values in found[measure].items():
             name = f"{measure}/{split}" if split else measure
             report.measures[name] = {model: values[model] for model in models}
-            if MEASURES[measure][1] == "share":
-                # Two standard errors of a share of n images are at most 1/√n.
-                report.margins[name] = 1 / math.sqrt(len(measured[split]))
-            report.margins.setdefault(name, 1.0 if MEASURES[measure][1] == "count" else 0.0)
+            if MEASURES[measure][1] in ("share", "auroc"):
+                # Two standard errors of a share of n images are at most 1/√n. So are those of an AUROC, n being the
+                # smaller of the two numbers of images (its variance is at most A (1 − A) / n: Birnbaum and Klose 1957).
+                size = len(measured[split]) if split else num_others
+                report.margins[name] = 1 / math.sqrt(min(size, num_others) if measure == "logit_auroc" else size)
+            elif measure == "information":
+                report.margins[name] = max(found["information margin"][""].values())
+            else:
+                report.margins[name] = 1.0 if MEASURES[measure][1] == "count" else 0.0
+    if not report.control_hides:
+        report.notes.append("The head-only control hides less than half of what the unlearned model hides.")
     return report
+
+
+def not_taken(attacker: Attacker, found: dict) -> dict[str, str]:
+    """Why a measure could not be taken, by measure. Those that need a retrained model are not among them."""
+    missing = {}
+    if attacker.others is None:
+        missing |= dict.fromkeys(
+            ("retained_accuracy", *ON_LOGITS, "information", "idi"), "it needs images of what stays"
+        )
+    elif attacker.measured_others is None:
+        missing |= dict.fromkeys(ON_LOGITS, "it needs two images of what stays or more")
+    elif not attacker.classes:
+        missing |= dict.fromkeys(ON_LOGITS, "it needs a class of which no image stays")
+    if not found["probe_accuracy"]:
+        missing |= dict.fromkeys(("prototype_accuracy", "probe_accuracy"), "it needs images of two classes or more")
+    return missing
 
 
 def summarise_relearning(report: VerificationReport, found: dict) -> None:

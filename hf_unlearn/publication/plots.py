@@ -259,6 +259,7 @@ def save_relearning_curves(report: "VerificationReport", path: str | Path) -> Pa
         "original": {"color": COLORS["original"], "linestyle": "-", "linewidth": 1.3, "marker": "o"},
         "unlearned": {"color": COLORS["unlearned"], "linestyle": "-", "linewidth": 2.4, "marker": "D"},
         "head-only": {"color": "#CC79A7", "linestyle": ":", "linewidth": 2.0, "marker": "^"},
+        "BatchNorm": {"color": "#56B4E9", "linestyle": ":", "linewidth": 2.0, "marker": "v"},
         "retrained": {"color": COLORS["retrained"], "linestyle": "--", "linewidth": 1.3, "marker": "s"},
     }
     figure = Figure(figsize=(3.4 * len(report.curves) + 0.8, 3.6), facecolor="white", layout="constrained")
@@ -286,6 +287,6 @@ def save_relearning_curves(report: "VerificationReport", path: str | Path) -> Pa
         _plain(axes)
     panels[0].set_ylabel("accuracy in %")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=min(4, 2 * len(panels)), frameon=False)
+    figure.legend(handles, labels, loc="outside upper left", ncols=5 if len(panels) > 1 else 2, frameon=False)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     return Path(path)

@@ -25,8 +25,11 @@ def test_command_prints_the_table_and_writes_the_files(command, saved_model, tmp
     monkeypatch.setenv("COLUMNS", "160")
     files = ["--report_file", str(tmp_path / "report.json"), "--figure_file", str(tmp_path / "curves.png")]
     assert command("--retrained", saved_model, saved_model, *files) == 0
-    output = capsys.readouterr().out
+    output, errors = capsys.readouterr()
     assert "linear probe" in output and "retrained 2" in output and "No measure tells" in " ".join(output.split())
+    assert output.splitlines()[-1].startswith("Verdict: none; no measure tells the original and the controls")
+    # The progress bar is for terminals alone.
+    assert "re-learning, 1 per class" not in errors
     assert (tmp_path / "curves.png").is_file()
     assert json.loads((tmp_path / "report.json").read_text())["images"]["measured, forget_test"] == 6
 

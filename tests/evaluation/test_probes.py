@@ -6,14 +6,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import FEW_STEPS, make_model
+from conftest import make_model
 
 from hf_unlearn.errors import InputError
 from hf_unlearn.evaluation import probes, verification
 from hf_unlearn.evaluation.probes import HEAD_INPUT, Images
-
-
-pytestmark = pytest.mark.usefixtures("few_steps")
 
 
 def some_images(num_images=12, size=16, seed=0) -> Images:
@@ -61,24 +58,44 @@ def test_head_only_changes_the_head_and_hides_the_class(splits, image_processor)
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_relearning_starts_at_the_accuracy_and_learns():
-    model, images = make_model("resnet"), some_images()
+def batch_norms(model):
+    return [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+
+
+def test_recalibrated_statistics_are_those_of_the_images_and_nothing_else_changes():
+    model, images = make_model("resnet"), some_images(10)
     before = copy.deepcopy(model.state_dict())
-    curve = probes.relearn(model, images, None, {"forget": images}, 1e-2, 64, seed=0)["forget"]
+    seen = []
+    first = batch_norms(model)[0]
+    hook = first.register_forward_hook(lambda _, inputs, output: seen.append(inputs[0]))
+    control = probes.recalibrated(model, images, batch_size=5)
     with torch.no_grad():
-        answers = model(pixel_values=images.pixel_values).logits.argmax(dim=-1)
-    assert curve[0] == pytest.approx((answers == images.labels).float().mean().item())
-    assert len(curve) == len(FEW_STEPS) and curve[-1] > curve[0]
+        model(pixel_values=images.pixel_values)
+    hook.remove()
+    # Both batches passed the copy of the layer, and all images the layer itself.
+    whole = seen[-1]
+    torch.testing.assert_close(batch_norms(control)[0].running_mean, whole.mean(dim=(0, 2, 3)))
+    halves = [half.var(dim=(0, 2, 3)) for half in whole.split(5)]
+    torch.testing.assert_close(batch_norms(control)[0].running_var, sum(halves) / 2)
+    assert not any(module.training for module in control.modules())
     assert all((value == before[name]).all() for name, value in model.state_dict().items())
+    changed = {name for name, value in control.state_dict().items() if (value != before[name]).any()}
+    assert {name.rsplit(".", 1)[1] for name in changed} == {"running_mean", "running_var", "num_batches_tracked"}
 
 
-def test_relearning_sees_forget_images_and_others_in_equal_parts():
-    generator = torch.Generator().manual_seed(0)
-    images = Images(torch.zeros(40, 1, 1, 1), torch.arange(40))
-    batches = probes.endless_batches(images, 16, generator)
-    labels = torch.cat([next(batches).labels for _ in range(2)])
-    assert len(labels) == 32 and len(labels.unique()) == 32
-    assert len(next(probes.endless_batches(images[:3], 16, generator))) == 3
+@pytest.mark.parametrize(("num_images", "batch_size"), [(3, 1), (2, 2), (7, 3)])
+def test_no_batch_of_recalibration_has_a_single_image(num_images, batch_size):
+    model, sizes = make_model("resnet"), []
+    model.register_forward_pre_hook(
+        lambda _, args, kwargs: sizes.append(len(kwargs["pixel_values"])), with_kwargs=True
+    )
+    assert probes.recalibrated(model, some_images(num_images), batch_size) is not None
+    assert min(sizes) > 1 and sum(sizes) == num_images
+
+
+def test_model_without_batch_norm_has_no_such_control():
+    assert probes.recalibrated(make_model("vit"), some_images(), 4) is None
+    assert probes.recalibrated(make_model("resnet"), some_images(1), 4) is None
 
 
 def test_prototypes_are_means_of_directions():

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from collections import defaultdict
 from dataclasses import asdict
 
 import pytest
@@ -86,7 +87,7 @@ def made_up(retrained=2, **measures) -> VerificationReport:
 
 
 def test_anamnesis_index_is_the_ratio_of_the_steps():
-    report, found = made_up(), {name: verification.defaultdict(dict) for name in verification.MEASURES}
+    report, found = made_up(), {name: defaultdict(dict) for name in verification.MEASURES}
     curves = {
         "original": [1.0, 1, 1, 1],
         "unlearned": [0.0, 0.5, 0.96, 1],
@@ -110,7 +111,7 @@ def test_anamnesis_index_is_the_ratio_of_the_steps():
 
 
 def test_idi_is_the_ratio_of_the_differences():
-    report, found = made_up(), {name: verification.defaultdict(dict) for name in verification.MEASURES}
+    report, found = made_up(), {name: defaultdict(dict) for name in verification.MEASURES}
     layers = {
         "original": (0.5, 0.7), "unlearned": (0.5, 0.3), "head-only": (0.5, 0.7), "retrained 1": (0.3, 0.1),
         "retrained 2": (0.3, 0.3),
@@ -124,7 +125,7 @@ def test_idi_is_the_ratio_of_the_differences():
 
 
 def test_idi_is_missing_where_the_original_holds_no_more():
-    report, found = made_up(retrained=1), {name: verification.defaultdict(dict) for name in verification.MEASURES}
+    report, found = made_up(retrained=1), {name: defaultdict(dict) for name in verification.MEASURES}
     report.layer_information = {model: {"a": 0.4} for model in report.models}
     verification.summarise_information(report, found)
     assert set(found["idi"][""].values()) == {None}
@@ -175,21 +176,101 @@ def test_text_says_which_measures_tell():
     assert "no band" in made_up(1, **{"probe_accuracy/forget": [1.0, 1, 1, 0]}).text()
 
 
+# ---- The verdict ----
+
+
+def test_verdict_counts_a_measure_of_two_splits_once():
+    report = made_up(
+        **{"accuracy/forget": [1.0, 0, 0, 0, 0], "anamnesis_index/forget": [0.0, 1, 0, 1, 1],
+           "probe_accuracy/forget": [1.0, 0.9, 1, 0.2, 0.3], "probe_accuracy/forget_test": [1.0, 0.3, 1, 0.2, 0.3],
+           "prototype_accuracy/forget": [1.0, 0.3, 1, 0.2, 0.3], "information": [0.6, 0.0, 0.6, 0.2, 0.2],
+           "logit_auroc/forget": [1.0, 0.6, 1, 0.5, 0.7]}
+    )  # fmt: skip
+    assert report.verdict() == (
+        "Verdict: by 2 of 4 measures not told from models that never saw the forget set; more is left by 1; less is left "
+        "by 1."
+    )
+    alike = made_up(**{"logit_auroc/forget": [1.0, 0.6, 1, 0.5, 0.7], "information": [0.6, 0.2, 0.6, 0.2, 0.2]})
+    assert alike.verdict() == "Verdict: by all 2 measures not told from models that never saw the forget set."
+    hidden = made_up(1, **{"logit_auroc/forget": [1.0, 1, 1, 0.5], "information": [0.6, 0.6, 0.6, 0.2]})
+    assert hidden.verdict() == (
+        "Verdict: more is left than in the one model that never saw the forget set, by all 2 measures."
+    )
+
+
+def test_verdict_leaves_out_what_does_not_tell_the_controls_unless_it_finds_more_in_the_unlearned_model():
+    useful = {"information": [0.6, 0.2, 0.6, 0.2, 0.2]}
+    hidden_alike = [1.0, 0, 0, 0, 0]
+    assert (
+        "by the one measure of use not" in made_up(**useful, **{"rounded_4_accuracy/forget": hidden_alike}).verdict()
+    )
+    back = made_up(**useful, **{"rounded_4_accuracy/forget": [1.0, 0.6, 0, 0, 0]})
+    assert "by 1 of 2 measures not" in back.verdict() and "more is left by 1" in back.verdict()
+    assert "More is left in the unlearned model than in the 2 retrained models, by: weights in 4 bits" in back.text()
+    assert (
+        "find nothing in the head-only control" in made_up(0, **{"rounded_4_accuracy/forget": [1.0, 0, 0]}).verdict()
+    )
+    none = made_up(**{"rounded_4_accuracy/forget": hidden_alike})
+    assert none.verdict().startswith("Verdict: none; no measure tells")
+
+
+def test_measure_that_one_control_deceives_does_not_tell():
+    values = {
+        "original": 1.0,
+        "unlearned": 0.3,
+        "head-only": 1.0,
+        "BatchNorm": 0.3,
+        "retrained 1": 0.2,
+        "retrained 2": 0.3,
+    }
+    report = made_up()
+    report.models, report.measures, report.margins = list(values), {"information": values}, {"information": 0.1}
+    assert report.controls == ["head-only", "BatchNorm"] and report.telling == []
+    report.measures["information"]["BatchNorm"] = 0.9
+    assert report.telling == ["information"] and "both controls" in report.text()
+
+
+def test_verdict_without_a_retrained_model_compares_with_the_control_that_hides():
+    report = made_up(
+        0, **{"information": [0.6, 0.1, 0.6], "logit_auroc/forget": [1.0, 0.95, 1], "rounded_8_accuracy/forget": [1.0, 0, 0],
+              "relearning_steps/forget": [0, None, None], "accuracy/forget": [1.0, 0, 0]}
+    )  # fmt: skip
+    # Rounding brings nothing back in the control, and it did not learn again: these measures do not count.
+    report.margins["relearning_steps/forget"] = 1
+    assert report.verdict() == (
+        "Verdict: none, without a retrained model; by 1 of 2 measures as much is left as in the head-only control, which "
+        "only hides."
+    )
+    report.measures["accuracy/forget"]["head-only"] = 0.8
+    assert not report.control_hides and report.verdict().endswith(
+        "the head-only control, to compare with instead, hides too little."
+    )
+
+
 # ---- The whole ----
 
 
 def test_report_holds_every_measure_of_every_model(report):
-    models = ["original", "unlearned", "head-only", "retrained 1", "retrained 2"]
+    models = ["original", "unlearned", "head-only", "BatchNorm", "retrained 1", "retrained 2"]
     assert report.models == models and not report.missing
     assert all(list(values) == models for values in report.measures.values())
     names = {measure.split("/")[0] for measure in report.measures}
     assert names == set(verification.MEASURES)
     assert report.images == {
-        "attacker, forget": 5, "attacker, others": 20, "measured, forget": 5, "measured, forget_test": 6
+        "attacker, forget": 5, "attacker, others": 20, "measured, others": 12, "measured, forget": 5,
+        "measured, forget_test": 6,
     }  # fmt: skip
     # The head alone differs, so the features do not.
     for measure in ("prototype_accuracy/forget", "probe_accuracy/forget_test", "information"):
         assert report.measures[measure]["head-only"] == report.measures[measure]["original"]
+    # Shares of 12 other images, of 5 and 6 forget images.
+    margins = {
+        measure: 1 / value**2 for measure, value in report.margins.items() if measure.startswith(("shift", "logit"))
+    }
+    assert margins == pytest.approx(
+        {"shift_accuracy/forget": 5, "shift_accuracy/forget_test": 6, "shift_false_positives": 12, "logit_auroc/forget": 5,
+         "logit_auroc/forget_test": 6}
+    )  # fmt: skip
 
 
 def test_same_seed_gives_the_same_report(report, splits, image_processor):
@@ -214,7 +295,11 @@ def test_models_stay_as_they_are(splits, image_processor):
 def test_forget_images_alone_leave_measures_out_with_the_reason(splits, image_processor):
     alone = DatasetDict(forget=splits["forget"])
     report = verify(alone, image_processor, num_retrained=0)
-    assert set(report.missing) == {"prototype_accuracy", "probe_accuracy", "information", "idi", "anamnesis_index"}
+    assert set(report.missing) == {
+        "prototype_accuracy", "probe_accuracy", "information", "idi", "anamnesis_index", "retained_accuracy",
+        "shift_accuracy", "shift_false_positives", "logit_auroc",
+    }  # fmt: skip
+    assert report.controls == ["head-only"]
     assert report.missing["information"] == "it needs images of what stays"
     assert {"relearning_steps/forget", "accuracy/forget"} <= set(report.measures)
     assert "forget images alone" in report.notes[0]
@@ -224,7 +309,18 @@ def test_unseen_images_stand_in_for_retained_ones(splits, image_processor):
     some = DatasetDict(forget=splits["forget"], retain_test=splits["retain_test"])
     report = verify(some, image_processor, num_retrained=1)
     assert not report.missing and "unseen ones" in report.notes[0]
+    # A third is kept from the attacker.
+    assert report.images["attacker, others"] == 8 and report.images["measured, others"] == 4
     assert report.measures["anamnesis_index/forget"]["retrained 1"] == 1.0
+
+
+def test_logits_need_a_class_of_which_nothing_stays(dataset, image_processor):
+    part = split_dataset(dataset["train"], ForgetRequest(column="breed", values=["tabby"]), "label")
+    report = verify(part, image_processor, num_retrained=0)
+    assert {name for name, reason in report.missing.items() if reason == "it needs a class of which no image stays"} == {
+        "shift_accuracy", "shift_false_positives", "logit_auroc"
+    }  # fmt: skip
+    assert not any(measure.startswith(("shift", "logit")) for measure in report.measures)
 
 
 def test_single_image_cannot_be_measured(splits, image_processor):
@@ -242,6 +338,7 @@ def test_report_and_picture_are_written(report, tmp_path):
 
     values = json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)
     assert values["measures"] == report.measures and values["text"] == report.text()
+    assert values["verdict"] == report.verdict()
     assert set(values["bands"]) == set(report.measures)
     picture = save_relearning_curves(report, tmp_path / "curves.png").read_bytes()
     assert picture.startswith(b"\x89PNG")

@@ -33,7 +33,8 @@ from hf_unlearn import ForgetRequest, split_dataset
 from hf_unlearn.commands.demo import load_digits
 from hf_unlearn.commands.demo import train as train_digits
 from hf_unlearn.data.image_dataset import ImageDataset
-from hf_unlearn.evaluation.probes import MEASURED_STEPS, accuracy, head_only, heads_of
+from hf_unlearn.evaluation.probes import accuracy, head_only, heads_of
+from hf_unlearn.evaluation.relearning import MEASURED_STEPS
 from hf_unlearn.evaluation.verification import draw_images, verify_unlearning
 from hf_unlearn.evaluation.verification_report import (
     DERIVED,
@@ -196,7 +197,7 @@ def write(options, name: str, rows: list[dict]) -> None:
 
 # ---- What came out ----
 
-MODELS = ("original", "unlearned", "head-only", "masked")
+MODELS = ("original", "unlearned", "head-only", "BatchNorm", "masked")
 
 
 def summarise(options) -> None:
@@ -204,28 +205,30 @@ def summarise(options) -> None:
     rows = read_rows(csv_file(options, "measures"))
     for case in FORGOTTEN:
         those = [row for row in rows if row["case"] == case]
+        # The rows of a measurement from before the BatchNorm control have none of it.
+        models = [model for model in MODELS if any(row["model"] == model for row in those)]
         table = []
         for measure in dict.fromkeys(row["measure"] for row in those):
             cells = []
-            for model in (*MODELS, "retrained"):
+            for model in (*models, "retrained"):
                 chosen = [row for row in those if row["measure"] == measure and row["model"].startswith(model)]
                 cells.append(spread(measure, [row["value"] for row in chosen]) if chosen else "–")
             label = {
                 "accuracy/train": "accuracy, training images", "accuracy/retain_test": "accuracy, unseen images of the rest"
             }.get(measure) or grouped([measure])  # fmt: skip
             table.append([label, *cells])
-        print("", markdown([case, *MODELS, "retrained"], table), sep="\n")
+        print("", markdown([case, *models, "retrained"], table), sep="\n")
         table = []
         for measure in dict.fromkeys(row["measure"] for row in those if row["side"] != ""):
             if measure.split("/")[0] in (*DERIVED, "accuracy"):
                 continue
             sides = [
                 [int(row["side"]) for row in those if row["measure"] == measure and row["model"] == model]
-                for model in MODELS
+                for model in models
             ]
             cells = [f"{side.count(1)}" + (f" (below: {side.count(-1)})" if -1 in side else "") for side in sides]
             table.append([grouped([measure]), *cells])
-        print("", markdown([f"{case}: seeds above the band, of {len(SEEDS)}", *MODELS], table), sep="\n")
+        print("", markdown([f"{case}: seeds above the band, of {len(SEEDS)}", *models], table), sep="\n")
     draw(read_rows(csv_file(options, "curves")), options.output_dir / "relearning.png")
 
 
