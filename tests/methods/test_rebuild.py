@@ -174,7 +174,10 @@ def test_estimate_is_in_what_the_command_says_and_on_the_card(tmp_path, monkeypa
     trainer = make_trainer("rebuild", tmp_path, **SETTINGS, learning_rate=0.0, per_device_train_batch_size=128)
     trainer.train()
     trainer.save_report()
-    assert "1.2 points of accuracy on them are lost (at most 100 were asked for)" in trainer.describe_outcome()
+    assert (
+        "1.2 points of accuracy on the other classes are lost (at most 100 were asked for)"
+        in trainer.describe_outcome()
+    )
     assert "estimated on images made for it: 1.2 points lost." in " ".join(
         (tmp_path / "README.md").read_text().split()
     )
