@@ -163,7 +163,7 @@ def measure(model, attacker: Attacker, kept: dict[str, Images]) -> dict:
     features = of_features(model, attacker)
     for name in ("prototype_accuracy", "probe_accuracy"):
         values |= {f"{name.partition('_')[0]}/{split}": value for split, value in features[name].items()}
-    values["information"] = float(np.mean(list(features["layers"][""][0].values())))
+    values["information"] = float(np.mean(list(features["layers"][""].values())))
     return {f"accuracy/{name}": accuracy(model, images, 500) for name, images in kept.items()} | values
 
 
