@@ -228,6 +228,7 @@ REQUEST_KEYS = (
     "image_phash",
     "id",
     "date",
+    "deadline",
     "reason",
     "requester",
     "model",

@@ -74,6 +74,9 @@ def new_request(path: Path) -> None:
     values = {
         "id": ask("id", "Name of the request, which is published", f"request-{uuid.uuid4().hex[:8]}"),
         "date": ask("date", "Its date", date.today().isoformat()),
+    }
+    values |= {
+        "deadline": ask("deadline", "Day by which it must be answered (kept here)", known={"date": values["date"]}),
         "requester": ask("requester", "Reference to whoever asks, no name (kept here)"),
         "reason": ask("reason", "Reason (kept here)"),
         "model": ask("model", "Model that is to forget, hub id or folder"),
@@ -99,7 +102,9 @@ def new_request(path: Path) -> None:
     print(f"Written to {path}. Next: hf-unlearn request check {path}")
 
 
-def ask(field: str, prompt: str, default: str | None = None, needed: bool = False) -> Any:
+def ask(
+    field: str, prompt: str, default: str | None = None, needed: bool = False, known: dict[str, str] | None = None
+) -> Any:
     """
     Asks for one field of a request until the answer fits the schema.
 
@@ -112,6 +117,8 @@ def ask(field: str, prompt: str, default: str | None = None, needed: bool = Fals
             The answer that an empty line stands for.
         needed (`bool`, *optional*, defaults to `False`):
             Whether the field must have a value.
+        known (`dict[str, str]`, *optional*):
+            Fields that were answered before, which the value must fit.
 
     Returns:
         The value of the field, or `None` if it is left out.
@@ -132,7 +139,7 @@ def ask(field: str, prompt: str, default: str | None = None, needed: bool = Fals
             # Adds what a complete request needs, so that only this field can be wrong.
             others = {"column": {"values": ["x"]}, "values": {"column": "x"}, "id_column": {"ids": ["x"]}}
             complete = others.get(field, {} if field in ("classes", "ids", "indices") else {"classes": ["x"]})
-            ForgetRequest.from_dict({field: value, **complete})
+            ForgetRequest.from_dict({field: value, **complete, **(known or {})})
         return value
 
     return ask_until(prompt, default, parse)
