@@ -28,6 +28,7 @@ from .config import UnlearningConfig
 from .guard import CHANGE_LIMIT, Guard
 from .inputs import check_inputs, compute_accuracy, find_forget_kind, prepare_dataset
 from .layout import laid_out
+from .method_names import name_of_method
 from .mode import make_deterministic
 from .original import ObserveOriginal, Original, check_collapse, round_weights
 from .precision import cast, in_types, stored_in_16_bits
@@ -143,6 +144,7 @@ class UnlearningTrainer(BatchingTrainer):
         self.request = request or (self.source.request if self.source is not None else None)
         # The configuration may serve other requests as well.
         args = copy.copy(args)
+        self.given = {"method": name_of_method(type(self)), "settings": args.as_given()}
         if args.forget_kind is None:
             retained = retain_dataset
             if retained is None and isinstance(eval_dataset, dict):
