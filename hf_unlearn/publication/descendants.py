@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import metadata_load
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -163,7 +164,7 @@ def read_model_folder(path: Path) -> ModelFolder | None:
             found.bases |= names_in(values.get("base_model_name_or_path")) | names_in(values.get("_name_or_path"))
     try:
         found.bases |= names_in((metadata_load(path / CARD) or {}).get("base_model"))
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, yaml.YAMLError):
         # No card, or one without metadata that can be read.
         pass
     try:

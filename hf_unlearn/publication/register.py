@@ -102,13 +102,17 @@ class Entry:
         """Its state in words."""
         deadline = date.fromisoformat(self.request.deadline) if self.request.deadline else None
         if self.done is not None:
-            late = f", {(self.done - deadline).days} days late" if deadline and self.done > deadline else ""
+            late = f", {days((self.done - deadline).days)} late" if deadline and self.done > deadline else ""
             return f"carried out on {self.done}{late}"
         changed = ", its record was changed" if self.runs else ""
         if deadline is None:
             return f"open{changed}"
-        days = (deadline - today).days
-        return f"open{changed}, " + (f"overdue by {-days} days" if days < 0 else f"{days} days left")
+        left = (deadline - today).days
+        return f"open{changed}, " + (f"overdue by {days(-left)}" if left < 0 else f"{days(left)} left")
+
+
+def days(number: int) -> str:
+    return f"{number} day{'' if number == 1 else 's'}"
 
 
 @dataclass
