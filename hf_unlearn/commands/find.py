@@ -157,7 +157,10 @@ def find(
         return None
     request = ForgetRequest(**fields, **hashes_of(kept))
     request.to_file(folder / REQUEST)
-    say(f"The request file as suggested: {folder / REQUEST}. Next: hf-unlearn run --forget_request {folder / REQUEST}")
+    flags = f" --train_dir {data_args.train_dir}" if data_args.train_dir is not None else ""
+    say(
+        f"The request file as suggested: {folder / REQUEST}. Next: hf-unlearn run --forget_request {folder / REQUEST}{flags}"
+    )
     return request
 
 

@@ -85,6 +85,12 @@ def replay(
     checks.append(check_request(record, request, salt))
     config_class, trainer_class, settings, notes = settings_of(record, data_args)
     checks += notes
+    if trainer_class.needs_retain and record["lineage"]:
+        raise InputError(
+            "folder",
+            "cannot be done again: the method needs retained images, and the record does not say which ones the earlier "
+            "requests took away.",
+        )
 
     model, image_processor = load_model(model_args)
     before = record["weights"]["sha256_before"]

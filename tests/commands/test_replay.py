@@ -129,6 +129,18 @@ def test_what_is_missing_is_one_line(out, tmp_path, capsys):
     assert replay(tmp_path, capsys)[0] == 2
 
 
+def test_a_later_request_of_a_method_with_retained_images_is_refused(out, capsys):
+    def edit(record):
+        record["replay"]["method"] = "fine_tune"
+        record["lineage"] = [
+            {"images": 1} | {key: record[key] for key in ("model", "request", "weights", "ended", "record_sha256")}
+        ]
+
+    change(out, edit)
+    code, _, error = replay(out, capsys)
+    assert code == 2 and "cannot be done again: the method needs retained images" in error
+
+
 def test_a_method_that_is_not_known_is_one_line(out, capsys):
     change(out, lambda record: record["replay"].update(method="magic"))
     code, _, error = replay(out, capsys)
