@@ -19,6 +19,7 @@ from ..data.image_dataset import ImageDataset, hash_images, unreadable_images
 from ..errors import InputError
 from ..request.image_hash import NEAR, perceptual_hash
 from ..unlearning.head_edit import find_heads, head_inputs
+from ..unlearning.precision import in_float32
 from .logits import collect_logits
 from .logits_cache import cache_file, model_key, read_values, split_key, write_values
 
@@ -118,9 +119,10 @@ def features_of(model: "PreTrainedModel", images: ImageDataset, batch_size: int)
         `np.ndarray` of shape `(n, d)`: float32.
     """
     first = images[0]["pixel_values"][None].to(model.device)
-    heads = find_heads(model.eval(), first)
-    with head_inputs(heads) as seen:
-        logits, _ = collect_logits(model, images, batch_size)
+    with in_float32(model):
+        heads = find_heads(model.eval(), first)
+        with head_inputs(heads) as seen:
+            logits, _ = collect_logits(model, images, batch_size)
     return torch.cat(seen)[: len(images)].float().cpu().numpy() if heads else logits
 
 
@@ -149,22 +151,22 @@ def feature_blocks(
             content = split_key(block, image_column)
             of_model, of_all = cache_file(cache_dir, key, content), cache_file(cache_dir, "perceptual_hash", content)
         try:
-            hashes = kept(of_all, "hashes", len(block), partial(hash_block, block, image_column))
+            hashes = kept(of_all, len(block), partial(hash_block, block, image_column))
         except InputError as error:
             if error.argument != "near_copies":
                 raise
             hashes = None
         compute = partial(features_of_block, model, image_processor, block, image_column, batch_size)
-        yield kept(of_model, "features", len(block), compute), hashes
+        yield kept(of_model, len(block), compute), hashes
 
 
-def kept(path: Path | None, name: str, num_images: int, compute: Callable[[], np.ndarray]) -> np.ndarray:
+def kept(path: Path | None, num_images: int, compute: Callable[[], np.ndarray]) -> np.ndarray:
     """Values of a block from the cache; computed, and written to it, if they are not there."""
-    values = read_values(path, num_images, name) if path is not None else None
+    values = read_values(path, num_images, "features") if path is not None else None
     if values is None:
         values = compute()
         if path is not None:
-            write_values(path, values, name)
+            write_values(path, values, "features")
     return values
 
 

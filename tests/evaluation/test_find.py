@@ -7,6 +7,7 @@ from conftest import make_images, make_model, make_picture
 from datasets import Dataset, Features, Image
 
 from hf_unlearn.data.image_dataset import ImageDataset, to_rgb
+from hf_unlearn.errors import InputError
 from hf_unlearn.evaluation import find
 from hf_unlearn.evaluation.find import features_of, find_images, suggest_threshold
 
@@ -40,6 +41,25 @@ def test_a_model_without_a_linear_head_is_compared_by_its_logits(images, image_p
     features = features_of(model, dataset, 5)
     with torch.no_grad():
         np.testing.assert_allclose(features[0], model(dataset[0]["pixel_values"][None]).logits[0], atol=1e-6)
+
+
+def test_a_model_stored_in_16_bits_is_compared_in_32(images, image_processor):
+    dataset = ImageDataset(as_dataset(images), image_processor)
+    model = make_model("resnet").bfloat16()
+    features = features_of(model, dataset, 5)
+    assert model.dtype == torch.bfloat16
+    np.testing.assert_array_equal(features, features_of(model.float(), dataset, 5))
+
+
+def test_a_damaged_file_of_the_cache_is_one_line(images, image_processor, tmp_path):
+    arguments = (make_model("resnet"), image_processor, as_dataset(images), [to_rgb(images[0])], "image")
+    find_images(*arguments, features_cache_dir=tmp_path)
+    for path in tmp_path.rglob("*.safetensors"):
+        content = path.read_bytes()
+        path.write_bytes(b"no features")
+        with pytest.raises(InputError, match="features_cache_dir: .* is damaged, delete it"):
+            find_images(*arguments, features_cache_dir=tmp_path)
+        path.write_bytes(content)
 
 
 def test_threshold_lies_in_the_widest_weighted_gap():

@@ -49,7 +49,7 @@ def write_features(folder: Path, num_rows: int, dim: int) -> None:
         number = min(BLOCK, num_rows - start)
         write_values(folder / "model" / f"{start}.safetensors", rng.random((number, dim), np.float32), "features")
         hashes = rng.integers(0, 256, (number, 8), dtype=np.uint8)
-        write_values(folder / "hash" / f"{start}.safetensors", hashes, "hashes")
+        write_values(folder / "hash" / f"{start}.safetensors", hashes, "features")
 
 
 def search(folder: Path, num_rows: int, dim: int) -> None:
@@ -60,7 +60,7 @@ def search(folder: Path, num_rows: int, dim: int) -> None:
     for start in range(0, num_rows, BLOCK):
         number = min(BLOCK, num_rows - start)
         features = read_values(folder / "model" / f"{start}.safetensors", number, "features")
-        hashes = read_values(folder / "hash" / f"{start}.safetensors", number, "hashes")
+        hashes = read_values(folder / "hash" / f"{start}.safetensors", number, "features")
         scores.append(cosines_of(features, examples).mean(axis=1))
         fewest_differing_bits(hashes, example_hashes)
     suggest_threshold(np.concatenate(scores))
