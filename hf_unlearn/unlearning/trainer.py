@@ -144,12 +144,12 @@ class UnlearningTrainer(BatchingTrainer):
         self.request = request or (self.source.request if self.source is not None else None)
         # The configuration may serve other requests as well.
         args = copy.copy(args)
-        self.given = {"method": name_of_method(type(self)), "settings": args.as_given()}
         if args.forget_kind is None:
             retained = retain_dataset
             if retained is None and isinstance(eval_dataset, dict):
                 retained = eval_dataset.get("retain")
             args.forget_kind = find_forget_kind(self.request, self.source, forget, retained, label_column, id2label)
+        self.given = {"method": name_of_method(type(self)), "settings": args.as_given()}
         # Small steps would be lost in 16 bits.
         self.stored_in_16_bits = stored_in_16_bits(model)
         cast(model, dict.fromkeys(self.stored_in_16_bits, torch.float32))
