@@ -424,6 +424,18 @@ class HubServer:
         repo.branches[name] = list(repo.history(json.loads(body).get("startingPoint", "main")))
         return Response({})
 
+    @route("GET", "/api/models", needs_token=False)
+    def _list_models(self, query, **_):
+        """Public models by the filter `base_model:{id}`, which is all that is asked for."""
+        wanted = [name.removeprefix("base_model:") for name in query.get("filter", [])]
+        infos = [self._model_info(repo).content for repo in self.repos.values() if not repo.private]
+
+        def bases(info):
+            base = info["cardData"].get("base_model") or []
+            return base if isinstance(base, list) else [base]
+
+        return Response([info for info in infos if all(name in bases(info) for name in wanted)])
+
     @route("GET", "/api/models/{repo}", needs_token=False)
     @route("GET", "/api/models/{repo}/revision/{revision}", needs_token=False)
     def _model_info(self, repo, revision="main", **_):

@@ -238,6 +238,7 @@ REQUEST_KEYS = (
     "image_phash",
     "id",
     "date",
+    "deadline",
     "reason",
     "requester",
     "model",

@@ -27,8 +27,13 @@ commands:
   demo   train a small classifier of handwritten digits and make it forget one: hf-unlearn demo
 
 requests and records:
-  request  write a request file or check one against the data: hf-unlearn request new request.yaml
-  record   check that nothing was changed since the record was written, or sign it: hf-unlearn record verify out
+  find     from a few pictures to a contact sheet and a request file:
+           hf-unlearn find photos/ --model_name_or_path org/model --dataset_name org/data --output_dir found
+  request  write a request file, check one against the data, list what is open, answer who asked:
+           hf-unlearn request new request.yaml
+  record   check that nothing was changed since the record was written, sign it, or carry the run out again:
+           hf-unlearn record verify out
+  descendants  which models are made from a model, and which of them were unlearned: hf-unlearn descendants org/model
   card     write the card of a run again, from its files alone: hf-unlearn card out
 
 hf-unlearn COMMAND --help lists the flags of a command.
@@ -58,8 +63,10 @@ def main(argv: list[str] | None = None) -> int:
         "verify": verify_command,
         "push": push_command,
         "demo": demo_command,
+        "find": find_command,
         "request": request_command,
         "record": record_command,
+        "descendants": descendants_command,
         "card": card_command,
     }
     if not argv or argv[0] in ("-h", "--help"):
@@ -167,6 +174,21 @@ def push_command(argv: list[str]) -> int:
     )
     print(f"Pushed to {url}")
     return 0
+
+
+def find_command(argv: list[str]) -> int:
+    with first_imports():
+        from .find import find, make_parser
+
+        arguments = parse_checkpoints(make_parser(), argv)
+    find(*arguments)
+    return 0
+
+
+def descendants_command(argv: list[str]) -> int:
+    from .descendants import descendants_command
+
+    return descendants_command(argv)
 
 
 def request_command(argv: list[str]) -> int:

@@ -1,21 +1,29 @@
 """
-The commands `hf-unlearn record`, which checks or signs a deletion record, and `hf-unlearn card`, which writes a model
+The commands `hf-unlearn record`, which checks or signs a deletion record or carries its run out again, and `hf-unlearn card`, which writes a model
 card again.
 """
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import InputError
+
+
+if TYPE_CHECKING:
+    from ..publication.signing import Check
 
 
 USAGE = """\
 usage: hf-unlearn record verify DIR|REPO [--salt_file FILE --id ID --image FILE] [--public_key FILE]
        hf-unlearn record sign DIR --key_file FILE
+       hf-unlearn record replay DIR [--model_name_or_path ORIGINAL] [--dataset_name DATA]
 
   verify  compute the hashes of weights, report, card and record again and say what was changed; with the salt, say
           whether an image was among those forgotten
   sign    sign the record with an Ed25519 key (PEM; openssl genpkey -algorithm ed25519 -out key.pem)
+  replay  carry the run out again with the original model, the images and the settings of the record, and compare the
+          weights; nothing is written
 """
 
 
@@ -41,7 +49,34 @@ def record_command(argv: list[str]) -> int:
 
         print(f"Signed: {sign_record(args.folder, args.key_file)}")
         return 0
-    raise InputError("record", f"unknown command {argv[0]!r}. Valid: verify, sign.")
+    if argv[0] == "replay":
+        return replay_command(argv[1:])
+    raise InputError("record", f"unknown command {argv[0]!r}. Valid: verify, sign, replay.")
+
+
+def replay_command(argv: list[str]) -> int:
+    """
+    Runs `hf-unlearn record replay`.
+
+    Returns:
+        `int`: exit code: 0, or 1 if the run done again does not give what the record says.
+    """
+    from .parsing import parse_checkpoints
+    from .replay import make_parser, replay
+
+    checks = replay(*parse_checkpoints(make_parser(), argv))
+    print_checks(checks)
+    if any(check.holds is False for check in checks):
+        print("The record is not confirmed.")
+        return 1
+    print("The record is confirmed: the run was done again and gave the same weights.")
+    return 0
+
+
+def print_checks(checks: "list[Check]") -> None:
+    """Prints a line for each check."""
+    for check in checks:
+        print({True: "ok       ", False: "CHANGED  ", None: "note     "}[check.holds] + check.text)
 
 
 def verify_command(argv: list[str]) -> int:
@@ -77,8 +112,7 @@ def verify_command(argv: list[str]) -> int:
         folder = download(args.target, args.revision, args.token, args.cache_dir)
 
     checks = verify(folder, args.public_key)
-    for check in checks:
-        print({True: "ok       ", False: "CHANGED  ", None: "note     "}[check.holds] + check.text)
+    print_checks(checks)
     if salt is not None:
         for name, asked in zip(names, [*args.id, *args.image], strict=True):
             found = was_forgotten(read_record(folder / RECORD), salt, name)

@@ -1,4 +1,7 @@
-"""The command `hf-unlearn request`: writes a request file with prompts, and checks a request file against the data."""
+"""
+The command `hf-unlearn request`: writes a request file with prompts, checks one against the data, lists the requests of
+a folder, and writes the answer to one that was carried out.
+"""
 
 import argparse
 import uuid
@@ -19,10 +22,15 @@ if TYPE_CHECKING:
 USAGE = """\
 usage: hf-unlearn request new FILE
        hf-unlearn request check FILE --dataset_name DATA
+       hf-unlearn request list FOLDER
+       hf-unlearn request answer DIR --contact TEXT
 
-  new    ask what to forget and write it to FILE, YAML or, if it ends in .json, JSON
-  check  say how many images of the training and the test split a request names; --near_copies looks for copies that
-         are not the same to the pixel. The data flags are those of `hf-unlearn run`.
+  new     ask what to forget and write it to FILE, YAML or, if it ends in .json, JSON
+  check   say how many images of the training and the test split a request names; --near_copies looks for copies that
+          are not the same to the pixel. The data flags are those of `hf-unlearn run`.
+  list    the requests below FOLDER: which are open, which are overdue, which record answers the others, and which
+          later models are made from an unlearned one
+  answer  from the record of a run, write a letter to the person who asked and a page for the file
 """
 
 KINDS = {
@@ -44,15 +52,84 @@ def request_command(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
-    if argv[0] not in ("new", "check"):
-        raise InputError("request", f"unknown command {argv[0]!r}. Valid: new, check.")
-    if argv[0] == "new":
-        parser = argparse.ArgumentParser(prog="hf-unlearn request new", description="Write a request file.")
-        parser.add_argument("file", help="The file to write, YAML or, if it ends in .json, JSON.")
-        new_request(Path(parser.parse_args(argv[1:]).file))
-    else:
-        check_request(argv[1:])
+    commands = {"new": new_command, "check": check_request, "list": list_requests, "answer": answer_request}
+    if argv[0] not in commands:
+        raise InputError("request", f"unknown command {argv[0]!r}. Valid: {listing(commands)}.")
+    commands[argv[0]](argv[1:])
     return 0
+
+
+def new_command(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="hf-unlearn request new", description="Write a request file.")
+    parser.add_argument("file", help="The file to write, YAML or, if it ends in .json, JSON.")
+    new_request(Path(parser.parse_args(argv).file))
+
+
+def list_requests(argv: list[str]) -> None:
+    """
+    Runs `hf-unlearn request list`: prints the requests of a folder and their state. Nothing is written.
+
+    Raises:
+        [`InputError`]: if there is no such folder.
+    """
+    from ..publication.register import read_register
+
+    parser = argparse.ArgumentParser(prog="hf-unlearn request list", description="List requests and their state.")
+    parser.add_argument("folder", help="Folder with request files and the folders of runs, at any depth.")
+    folder, today = Path(parser.parse_args(argv).folder), date.today()
+    register = read_register(folder, today)
+
+    def place(path: Path) -> str:
+        return path.relative_to(folder).as_posix()
+
+    for entry in register.entries:
+        request = entry.request
+        dates = [f"of {request.date}" if request.date else "", f"due {request.deadline}" if request.deadline else ""]
+        head = ", ".join([f"{entry.name} {dates[0]}".strip(), *([dates[1]] if dates[1] else [])])
+        print(f"{head}: {entry.describe(today)}")
+        print(f"  file: {place(entry.path)}")
+        for run in entry.runs:
+            changed = "" if run.holds else "; this record was changed"
+            images = run.record["forgotten"]["images"]
+            method = run.record["method"]["name"]
+            print(f"  answered by: {place(run.folder)} ({method}, {images} images, {run.ended}{changed})")
+        for run in entry.later:
+            name = run.record["request"]["id"] or "a request without an id"
+            print(f"  made from it: {place(run.folder)}, for {name}")
+    for run in register.without_request:
+        print(f"record without its request here: {place(run.folder)} ({run.record['request']['id'] or 'no id'})")
+    for path, reason in register.unreadable:
+        print(f"cannot be read: {place(path)}: {reason}")
+    states = [(entry.done is not None, entry.is_overdue(today)) for entry in register.entries]
+    opened = sum(not done for done, _ in states)
+    print(f"{len(states)} requests: {opened} open, {sum(late for _, late in states)} of them overdue, "
+          f"{len(states) - opened} carried out.")  # fmt: skip
+
+
+def answer_request(argv: list[str]) -> None:
+    """
+    Runs `hf-unlearn request answer`: writes the letter and the page for the file.
+
+    Raises:
+        [`InputError`]: if the record does not hold, or a template cannot be used. Nothing is written then.
+    """
+    from ..publication.answer import FILE_PAGE, LETTER, write_answer
+
+    parser = argparse.ArgumentParser(
+        prog="hf-unlearn request answer", description="Answer a request from the record of its run."
+    )
+    parser.add_argument("folder", help="The --output_dir of the run.")
+    parser.add_argument("--contact", help="Whom to ask: a sentence for the letter.")
+    parser.add_argument(
+        "--output_dir", help="Where letter and page go; default: the folder `answer` in that of the run."
+    )
+    parser.add_argument("--letter_template", default=LETTER, help="Jinja template of the letter.")
+    parser.add_argument("--file_template", default=FILE_PAGE, help="Jinja template of the page for the file.")
+    args = parser.parse_args(argv)
+    output_dir = args.output_dir or Path(args.folder) / "answer"
+    letter, page = write_answer(args.folder, output_dir, args.contact, args.letter_template, args.file_template)
+    print(f"The letter to the person: {letter}. Read it before you send it.")
+    print(f"The page for the file: {page}")
 
 
 def new_request(path: Path) -> None:
@@ -74,6 +151,9 @@ def new_request(path: Path) -> None:
     values = {
         "id": ask("id", "Name of the request, which is published", f"request-{uuid.uuid4().hex[:8]}"),
         "date": ask("date", "Its date", date.today().isoformat()),
+    }
+    values |= {
+        "deadline": ask("deadline", "Day by which it must be answered (kept here)", known={"date": values["date"]}),
         "requester": ask("requester", "Reference to whoever asks, no name (kept here)"),
         "reason": ask("reason", "Reason (kept here)"),
         "model": ask("model", "Model that is to forget, hub id or folder"),
@@ -99,7 +179,9 @@ def new_request(path: Path) -> None:
     print(f"Written to {path}. Next: hf-unlearn request check {path}")
 
 
-def ask(field: str, prompt: str, default: str | None = None, needed: bool = False) -> Any:
+def ask(
+    field: str, prompt: str, default: str | None = None, needed: bool = False, known: dict[str, str] | None = None
+) -> Any:
     """
     Asks for one field of a request until the answer fits the schema.
 
@@ -112,6 +194,8 @@ def ask(field: str, prompt: str, default: str | None = None, needed: bool = Fals
             The answer that an empty line stands for.
         needed (`bool`, *optional*, defaults to `False`):
             Whether the field must have a value.
+        known (`dict[str, str]`, *optional*):
+            Fields that were answered before, which the value must fit.
 
     Returns:
         The value of the field, or `None` if it is left out.
@@ -132,7 +216,7 @@ def ask(field: str, prompt: str, default: str | None = None, needed: bool = Fals
             # Adds what a complete request needs, so that only this field can be wrong.
             others = {"column": {"values": ["x"]}, "values": {"column": "x"}, "id_column": {"ids": ["x"]}}
             complete = others.get(field, {} if field in ("classes", "ids", "indices") else {"classes": ["x"]})
-            ForgetRequest.from_dict({field: value, **complete})
+            ForgetRequest.from_dict({field: value, **complete, **(known or {})})
         return value
 
     return ask_until(prompt, default, parse)

@@ -14,7 +14,7 @@ from ..data.image_dataset import ImageDataset
 from ..errors import InputError
 from ..unlearning.compatibility import logits_of
 from ..unlearning.precision import in_float32
-from .logits_cache import cache_file, read_logits, split_key, write_logits
+from .logits_cache import cache_file, read_values, split_key, write_values
 
 
 def cached_logits(
@@ -50,14 +50,14 @@ def cached_logits(
     if cache_dir is not None and PartialState().is_main_process:
         split_hash = split_key(images.dataset, images.image_column)
         paths = {name: cache_file(cache_dir, key, split_hash) for name in models if (key := keys[name]) is not None}
-        read = {name: read_logits(path, len(images)) for name, path in paths.items()}
+        read = {name: read_values(path, len(images)) for name, path in paths.items()}
         found = [{name: logits for name, logits in read.items() if logits is not None}]
     logits = broadcast_object_list(found)[0]
     to_run = {name: model for name, model in models.items() if name not in logits}
     if to_run:
         new, _ = collect_logits_of_all(to_run, images, batch_size, description=split)
         for name in to_run.keys() & paths.keys():
-            write_logits(paths[name], new[name])
+            write_values(paths[name], new[name])
         logits = logits | new
     return logits
 

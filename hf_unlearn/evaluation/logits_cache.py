@@ -1,9 +1,10 @@
 """
-Keeps logits on the disk, so that a second evaluation of the same model on the same images does not run the model.
+Keeps what a model says about images on the disk, so that the model does not run a second time on the same images: its
+logits for an evaluation, its features for `hf-unlearn find`.
 
-A file holds the logits of one model on one split and nothing else; its name consists of hashes. Logits on the forget
-set still tell about the forgotten images: the folder must stay on the machine, only its owner can read it, and it must
-be deleted together with the images.
+A file holds the values of one model on one split and nothing else; its name consists of hashes. They still tell about
+the images: the folder must stay on the machine, only its owner can read it, and it must be deleted together with the
+images.
 """
 
 import hashlib
@@ -102,45 +103,50 @@ def cache_file(cache_dir: str | Path, model_key: str, split_key: str) -> Path:
     return Path(cache_dir) / model_key / f"{split_key}.safetensors"
 
 
-def read_logits(path: Path, num_images: int) -> np.ndarray | None:
+def read_values(path: Path, num_images: int, name: str = "logits") -> np.ndarray | None:
     """
-    Reads logits from the cache.
+    Reads the values of a split from the cache.
 
     Args:
         path (`Path`):
             What [`cache_file`] returns.
         num_images (`int`):
             n, the number of images of the split.
+        name (`str`, *optional*, defaults to `"logits"`):
+            What the values are; the flag of the folder is `<name>_cache_dir`.
 
     Returns:
-        `np.ndarray` of shape `(n, K)` or `None`: float32; `None` if the file does not exist.
+        `np.ndarray` of shape `(n, K)` or `None`: as it was written; `None` if the file does not exist.
 
     Raises:
         [`InputError`]: if the file is damaged.
     """
     if not path.is_file():
         return None
+    argument = f"{name}_cache_dir"
     try:
-        logits = load_file(path)["logits"]
+        values = load_file(path)[name]
     except (SafetensorError, KeyError) as error:
-        raise InputError("logits_cache_dir", f"{str(path)!r} is damaged, delete it: {error}") from error
-    if logits.ndim != 2 or len(logits) != num_images:
+        raise InputError(argument, f"{str(path)!r} is damaged, delete it: {error}") from error
+    if values.ndim != 2 or len(values) != num_images:
         raise InputError(
-            "logits_cache_dir", f"{str(path)!r} is damaged, delete it: shape {logits.shape} for {num_images} images."
+            argument, f"{str(path)!r} is damaged, delete it: shape {values.shape} for {num_images} images."
         )
-    return logits
+    return values
 
 
-def write_logits(path: Path, logits: np.ndarray) -> None:
+def write_values(path: Path, values: np.ndarray, name: str = "logits") -> None:
     """
-    Writes logits into the cache. Only the user can read them. An interrupted write leaves no file under the final
-    name.
+    Writes the values of a split into the cache. Only the user can read them. An interrupted write leaves no file under
+    the final name.
 
     Args:
         path (`Path`):
             What [`cache_file`] returns.
-        logits (`np.ndarray` of shape `(n, K)`):
-            float32.
+        values (`np.ndarray` of shape `(n, K)`):
+            A value for each image and column.
+        name (`str`, *optional*, defaults to `"logits"`):
+            What the values are.
 
     Raises:
         [`SaveError`]: if the disk refuses, for example because it is full.
@@ -150,7 +156,7 @@ def write_logits(path: Path, logits: np.ndarray) -> None:
         # `mkdir` applies the mode to the last folder of a path only, so both folders are made one by one.
         path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        aside.write_bytes(save({"logits": np.ascontiguousarray(logits)}))
+        aside.write_bytes(save({name: np.ascontiguousarray(values)}))
         os.replace(aside, path)
     except OSError as error:
-        raise SaveError(f"the logits could not be written to {path.parent}: {error}") from error
+        raise SaveError(f"the {name} could not be written to {path.parent}: {error}") from error

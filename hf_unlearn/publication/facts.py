@@ -85,6 +85,13 @@ def run_facts(
         ),
         "energy_kwh": provenance.energy_kwh,
         "lineage": provenance.lineage,
+        "replay": {
+            **trainer.given,
+            "split": provenance.split,
+            "image_column": provenance.image_column,
+            "label_column": provenance.label_column,
+            "threads": torch.get_num_threads(),
+        },
         "sequence": provenance.sequence,
         "weights_sha256_before": trainer.sha256_before,
         "weights_sha256_after": weights_sha256(trainer.weights_as_saved()),
@@ -119,12 +126,14 @@ def provenance_of(
     if isinstance(images, ImageDataset):
         whole = source.dataset if source is not None else images.dataset
         root = folder or common_folder(whole, images.image_column)
+        facts |= {"image_column": images.image_column, "label_column": images.label_column}
         facts["forgotten"] = image_names(images.dataset, images.image_column, request, root)
     if source is not None:
         facts |= {
             "dataset_revision": hub_source(source.dataset)[1] or dataset_revision,
             "dataset_fingerprint": source.dataset._fingerprint,
             "training_images": len(source.dataset),
+            "split": str(source.dataset.split) if source.dataset.split is not None else None,
         }
     return Provenance(
         lineage=lineage_of(

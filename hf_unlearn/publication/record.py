@@ -47,6 +47,8 @@ class Provenance:
             Fingerprint of the training split, by `datasets`.
         training_images (`int`, *optional*):
             Number of rows of the training split.
+        split, image_column, label_column (`str`, *optional*):
+            Name of the training split and of its columns.
         lineage (`list[dict]`, *optional*):
             Earlier requests of the model, see [`read_lineage`].
         sequence (`dict`, *optional*):
@@ -59,6 +61,9 @@ class Provenance:
     dataset_revision: str | None = None
     dataset_fingerprint: str | None = None
     training_images: int | None = None
+    split: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
     lineage: list[dict] = field(default_factory=list)
     sequence: dict | None = None
     energy_kwh: float | None = None
@@ -229,6 +234,7 @@ def write_record(
         "seconds": run["seconds"],
         "energy_kwh": run["energy_kwh"],
         "lineage": provenance.lineage,
+        "replay": run["replay"],
     }
     return seal(folder, record)
 
@@ -249,8 +255,7 @@ def seal(folder: Path, record: dict) -> Path:
         "files": {name: sha256_of(folder / name) for name in published_files(folder)},
         "card_sha256": card_sha256(card.read_text(encoding="utf-8")) if card.is_file() else None,
     }
-    record.pop("record_sha256", None)
-    record["record_sha256"] = hashlib.sha256(serialize(record)).hexdigest()
+    record["record_sha256"] = own_hash(record)
     check_schema(record, "unlearning_record")
     path = folder / RECORD
     content = serialize(record)
@@ -274,6 +279,12 @@ def reseal(folder: str | Path) -> None:
 def serialize(record: dict) -> bytes:
     """The bytes of a record. Records with equal content have equal bytes."""
     return (json.dumps(record, indent=1, sort_keys=True, ensure_ascii=True, allow_nan=False) + "\n").encode()
+
+
+def own_hash(record: dict) -> str:
+    """SHA-256 of a record without the key that holds this hash."""
+    without = {key: value for key, value in record.items() if key != "record_sha256"}
+    return hashlib.sha256(serialize(without)).hexdigest()
 
 
 def published_files(folder: Path) -> list[str]:

@@ -1,6 +1,5 @@
 """Checks a deletion record against itself and against the files beside it, and looks up an image in it."""
 
-import hashlib
 from pathlib import Path
 
 from ..errors import InputError, listing
@@ -8,6 +7,7 @@ from .files import CARD, RECORD
 from .model_card import card_sha256
 from .record import (
     measured,
+    own_hash,
     read_record,
     salted,
     serialize,
@@ -41,12 +41,10 @@ def verify(folder: str | Path, public_key: str | Path | None = None) -> list[Che
     folder = Path(folder)
     record = read_record(folder / RECORD)
     content = (folder / RECORD).read_bytes()
-    without_hash = {key: value for key, value in record.items() if key != "record_sha256"}
-    own_hash = hashlib.sha256(serialize(without_hash)).hexdigest()
     checks = [
         Check(True, "the record fits its schema"),
         Check(
-            own_hash == record["record_sha256"] and serialize(record) == content,
+            own_hash(record) == record["record_sha256"] and serialize(record) == content,
             "the record is as it was written (its own hash)",
         ),
     ]

@@ -59,6 +59,8 @@ class ForgetRequest:
             Name of the request: letters, digits, `_` and `-`. It is published, so it must not tell who asked.
         date (`str`, *optional*):
             Date of the request, `YYYY-MM-DD`. It is published.
+        deadline (`str`, *optional*):
+            Day by which it must be answered, `YYYY-MM-DD`. Stays on this machine.
         requester (`str`, *optional*):
             A reference to the person or company that asks, such as a case number. Stays on this machine.
         model, model_revision (`str`, *optional*):
@@ -87,6 +89,7 @@ class ForgetRequest:
     reason: str | None = None
     id: str | None = None
     date: str | None = None
+    deadline: str | None = None
     requester: str | None = None
     model: str | None = None
     model_revision: str | None = None
@@ -119,6 +122,9 @@ class ForgetRequest:
             raise InputError("count", f"must be at least 1, got {self.count}.")
         given = {key: value for key, value in asdict(self).items() if value is not None}
         check_schema(given | {"seed": self.seed}, "forget_request")
+        # Of this form, the order of dates is that of their letters.
+        if self.date is not None and self.deadline is not None and self.deadline < self.date:
+            raise InputError("deadline", f"{self.deadline} is before the date of the request, {self.date}.")
         if self.kind != "random":
             # Without a random choice the seed has no effect. It must not make two equal requests differ.
             self.seed = 0

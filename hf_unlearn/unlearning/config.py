@@ -15,6 +15,11 @@ UPDATE_SETTINGS = [
     "gradient_accumulation_steps", "optim", "optim_args", "weight_decay", "lr_scheduler_type", "max_grad_norm",
     "train_sampling_strategy", "data_seed",
 ]  # fmt: skip
+# What may change the result besides, but does not as a rule.
+FURTHER_SETTINGS = [
+    "forget_kind", "seed", "bf16", "fp16", "allow_collapse", "per_device_eval_batch_size", "warmup_steps", "adam_beta1",
+    "adam_beta2", "adam_epsilon",
+]  # fmt: skip
 
 
 @dataclass
@@ -110,6 +115,14 @@ class UnlearningConfig(TrainingArguments):
         """The settings that decide the result, for the report, the card and the record."""
         own = [f.name for f in fields(self) if f.name not in UnlearningConfig.__dataclass_fields__]
         return {name: getattr(self, name) for name in [*own, *UPDATE_SETTINGS, "forget_kind", "seed", "bf16", "fp16"]}
+
+    def as_given(self) -> dict[str, Any]:
+        """
+        All settings that can decide the result, before a trainer fills in what follows from the model and the images:
+        with them `hf-unlearn record replay` carries the run out again.
+        """
+        own = [f.name for f in fields(self) if f.name not in TrainingArguments.__dataclass_fields__]
+        return {name: getattr(self, name) for name in dict.fromkeys([*own, *UPDATE_SETTINGS, *FURTHER_SETTINGS])}
 
 
 def check_choice(argument: str, value: str | None, choices: tuple[str, ...]) -> None:

@@ -40,6 +40,12 @@ WITH_RETAINED_IMAGES = (
 )
 
 
+def name_of_method(trainer_class: type) -> str | None:
+    """The name of the method whose trainer this is; `None` for a class that is not of this package."""
+    names = {f"{start}Trainer": name for name, start in METHODS.items()}
+    return names.get(trainer_class.__name__)
+
+
 def forget_only_methods() -> list[str]:
     """The methods that need no retained images."""
     return [name for name in METHODS if name not in WITH_RETAINED_IMAGES]

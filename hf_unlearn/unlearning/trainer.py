@@ -28,6 +28,7 @@ from .config import UnlearningConfig
 from .guard import CHANGE_LIMIT, Guard
 from .inputs import check_inputs, compute_accuracy, find_forget_kind, prepare_dataset
 from .layout import laid_out
+from .method_names import name_of_method
 from .mode import make_deterministic
 from .original import ObserveOriginal, Original, check_collapse, round_weights
 from .precision import cast, in_types, stored_in_16_bits
@@ -149,6 +150,7 @@ class UnlearningTrainer(BatchingTrainer):
             if retained is None and isinstance(eval_dataset, dict):
                 retained = eval_dataset.get("retain")
             args.forget_kind = find_forget_kind(self.request, self.source, forget, retained, label_column, id2label)
+        self.given = {"method": name_of_method(type(self)), "settings": args.as_given()}
         # Small steps would be lost in 16 bits.
         self.stored_in_16_bits = stored_in_16_bits(model)
         cast(model, dict.fromkeys(self.stored_in_16_bits, torch.float32))

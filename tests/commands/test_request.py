@@ -86,22 +86,23 @@ def test_near_copies_are_reported(image_folder, tmp_path, capsys):
 
 def test_new_asks_again_until_an_answer_fits_and_writes_the_request(answer, tmp_path, capsys):
     rest = answer(
-        "../x", "R-7", "tomorrow", "2026-11-23", "case 12", "licence ended", "org/model", "", "org/data", "v2",
+        "../x", "R-7", "tomorrow", "2026-11-23", "2026-11-22", "2026-12-23", "case 12", "licence ended", "org/model", "", "org/data", "v2",
         "people", "classes", "", "cat, dog",
     )  # fmt: skip
     assert main(["request", "new", str(tmp_path / "request.yaml")]) == 0
     assert not rest
     out = capsys.readouterr().out
+    assert "2026-11-22 is before the date of the request" in out
     assert "'../x' does not match" in out and "'tomorrow'" in out and "got 'people'. Valid: classes" in out
     assert ForgetRequest.from_file(tmp_path / "request.yaml") == ForgetRequest(
-        classes=["cat", "dog"], id="R-7", date="2026-11-23", requester="case 12", reason="licence ended",
+        classes=["cat", "dog"], id="R-7", date="2026-11-23", deadline="2026-12-23", requester="case 12", reason="licence ended",
         model="org/model", dataset="org/data", dataset_revision="v2",
     )  # fmt: skip
 
 
 def test_new_hashes_images_that_lie_here(answer, image_folder, tmp_path):
     picture = image_folder / "cat" / "1.png"
-    answer("R-8", "", "", "", "", "", "", "", "images", f"{picture}, {tmp_path / 'no.png'}", str(picture))
+    answer("R-8", "", "", "", "", "", "", "", "", "images", f"{picture}, {tmp_path / 'no.png'}", str(picture))
     assert main(["request", "new", str(tmp_path / "request.json")]) == 0
     request = ForgetRequest.from_file(tmp_path / "request.json")
     assert request.image_sha256 == [pixel_sha256(to_rgb(PILImage.open(picture)))]

@@ -21,7 +21,9 @@ from hf_unlearn.errors import InputError
         ForgetRequest(ids=["a.png"], id_column="file"),
         ForgetRequest(fraction=0.01, seed=4),
         ForgetRequest(count=100),
-        ForgetRequest(files=["cats/a b.png", "ü.png"], id="R-1", date="2026-11-23", requester="case 17: 3"),
+        ForgetRequest(
+            files=["cats/a b.png", "ü.png"], id="R-1", date="2026-11-23", deadline="2026-12-23", requester="3: 4"
+        ),
         ForgetRequest(image_sha256=["0" * 64], image_phash=["0" * 16], model="org/model", model_revision="v1"),
         # What YAML 1.1 or 1.2 takes for something else when it stands without quotes.
         ForgetRequest(
@@ -54,6 +56,11 @@ def test_file_gives_the_request_back(request_, suffix, tmp_path):
         ({"classes": [None]}, "classes: None is not of type 'string', 'integer'"),
         ({"classes": ["cat"], "id": "../17"}, "id: '../17' does not match"),
         ({"classes": ["cat"], "date": "2026-02-30"}, "date: '2026-02-30' is not a 'date'"),
+        ({"classes": ["cat"], "deadline": "soon"}, "deadline: 'soon' is not a 'date'"),
+        (
+            {"classes": ["cat"], "date": "2026-12-02", "deadline": "2026-12-01"},
+            "deadline: 2026-12-01 is before the date of the request, 2026-12-02",
+        ),
         ({"classes": ["cat"], "id_column": "record"}, "'ids' is a dependency of 'id_column'"),
         ({"image_sha256": ["abc"]}, "image_sha256: 'abc' does not match"),
         ({"classes": ["\ud800"]}, "half a character"),
