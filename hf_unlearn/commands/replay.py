@@ -27,6 +27,7 @@ from ..unlearning.config import UnlearningConfig
 from ..unlearning.method_names import METHODS
 from ..unlearning.trainer import UnlearningTrainer
 from .arguments import DataArguments, ForgetArguments, ModelArguments, fill_in
+from .given_images import further_images
 from .loading import load_model, load_splits
 
 
@@ -103,8 +104,10 @@ def replay(
     data_args.max_eval_samples = 1
     forget_args = ForgetArguments(forget_dir=replay_args.forget_dir)
     splits, columns, _ = load_splits(
-        data_args, forget_args, request, id2label_of(model), model_args, whole_retain=trainer_class.needs_retain
-    )
+        data_args, forget_args, request, id2label_of(model), model_args,
+        whole_retain=trainer_class.needs_retain or data_args.retain_fraction is not None,
+    )  # fmt: skip
+    further = further_images(data_args, model_args, splits.get("retain"), trainer_class, record["method"]["name"])
     with tempfile.TemporaryDirectory() as aside, threads_of(record):
         config = config_class(
             output_dir=aside,
@@ -120,7 +123,7 @@ def replay(
             args=config,
             processing_class=image_processor,
             forget_dataset=splits["forget"],
-            retain_dataset=splits.get("retain") if trainer_class.needs_retain else None,
+            **further,
             **columns,
         )
         trainer.remove_callback(PrinterCallback)
