@@ -308,13 +308,22 @@ def guard_says(monkeypatch, of_stage, of_head):
 def test_stage_that_changes_too_much_elsewhere_is_spared_for_the_head(
     resnet, forget_set, image_processor, tmp_path, monkeypatch
 ):
-    guard_says(monkeypatch, of_stage=0.5, of_head=0.1)
+    guard_says(monkeypatch, of_stage=0.16, of_head=0.1)
     before = copy.deepcopy(resnet.state_dict())
     trainer = train(resnet, forget_set, image_processor, tmp_path, allow_collapse=False)
     assert moved_names(before, resnet) == head_names(resnet)
-    assert trainer.step.reached and trainer.step.stage_change == 0.5 and trainer.change == 0.1
+    assert trainer.step.reached and trainer.step.stage_change == 0.16 and trainer.change == 0.1
     assert trainer.args.settings()["moving_weights"] == "head"
-    assert "changed the answers elsewhere by 0.50; the head alone was moved" in trainer.step.describe()
+    assert "changed the answers elsewhere by 0.16; the head alone was moved" in trainer.step.describe()
+
+
+@pytest.mark.parametrize(("kind", "of_stage"), [("class", 0.15), ("subclass", 0.40)])
+def test_stage_that_changes_little_elsewhere_moves(
+    kind, of_stage, resnet, forget_set, image_processor, tmp_path, monkeypatch
+):
+    guard_says(monkeypatch, of_stage=of_stage, of_head=0.0)
+    trainer = train(resnet, forget_set, image_processor, tmp_path, forget_kind=kind)
+    assert trainer.args.moving_weights == "last_stage" and trainer.step.stage_change is None
 
 
 def test_head_in_place_of_the_stage_is_the_head_that_one_would_have_asked_for(

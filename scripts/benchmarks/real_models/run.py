@@ -78,14 +78,18 @@ def summarise(options) -> None:
             for name, digits in (("unseen_forgotten", 0), ("unseen_others", 1), ("thousand_others", 1))
         ]
         length = f"{100 * float(row['length']):.3f}"
-        table.append([f"{row['model']}, {row['label']}", *cells, f"{float(row['change_elsewhere']):.2f}", length])
+        moved = row["moved"].replace("_", " ")
+        table.append(
+            [f"{row['model']}, {row['label']}", *cells, moved, f"{float(row['change_elsewhere']):.2f}", length]
+        )
     header = [
         "model, class",
         "the class",
         "the nine others",
         "the thousand",
+        "moved",
         "change elsewhere",
-        "step, % of the weights",
+        "step, % of what moves",
     ]
     page = options.page.read_text(encoding="utf-8")
     options.page.write_text(fill(page, {"real models": markdown(header, table)}), encoding="utf-8")
