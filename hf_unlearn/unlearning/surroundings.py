@@ -14,7 +14,7 @@ from accelerate.utils import broadcast
 
 from ..errors import CollapsedModelError
 from ..publication.search import Search
-from .early_features import EarlyFeatures
+from .guard import batch_size_for
 from .surrogates import (
     NUM_DRAWS,
     NUM_JOIN_DRAWS,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 # Copies of each image. The first gives its answer to the image, the others tell how steady the image is.
 NUM_COPIES = 8
 # A copy is turned by so many degrees at most, cropped to this share of the area at least, and recoloured by so much.
-MAX_TURN, SMALLEST_AREA, COLOUR = 12.0, 0.5, 0.2
+MAX_TURN, SMALLEST_AREA, COLOUR = 12.0, 0.45, 0.2
 # Slopes at which all images get the answer of a copy, and none: images that were never seen had 0.7 to 1.0.
 ALL_MEMORY, NO_MEMORY = 0.5, 0.7
 # From fewer images than this no slope is told.
@@ -148,8 +148,8 @@ def forget_by_surroundings(trainer: "UnlearningTrainer", target: float | None) -
 
         w · mean_x KL(p₀(c_1(x)) ‖ p(x)) + mean_h KL(p₀(h) ‖ p(h)),    w = 0.3
 
-    Every process computes the same, on batches of its own; the images of a batch and all changes are drawn by (seed,
-    number, position in the forget set).
+    Every process computes the same, in batches of its own, whatever the batch size of the run; the images of an update and all
+    changes are drawn by (seed, number, position in the forget set).
 
     Args:
         trainer ([`UnlearningTrainer`]):
@@ -162,11 +162,14 @@ def forget_by_surroundings(trainer: "UnlearningTrainer", target: float | None) -
     """
     device, seed, number = trainer.args.device, trainer.args.seed, len(trainer.train_dataset)
     images = Images(trainer)
+    trainer.model.eval()
     with torch.no_grad():
-        clean = images.logits_of(lambda rows: images.read(rows), range(number), trainer.early_features)
+        clean = torch.cat(
+            [images.forget_logits(rows) for rows in torch.arange(number).split(images.batch_size)]
+        ).float()
         seen, first = [], clean
         for copy in range(NUM_COPIES):
-            logits = images.logits_of(partial(images.copies, copy=copy), range(number))
+            logits = images.logits_of(partial(images.copies, copy=copy))
             first = logits if copy == 0 else first
             seen.append(margins(logits, trainer.answers))
     if not (clean.isfinite().all() and first.isfinite().all()):
@@ -176,7 +179,8 @@ def forget_by_surroundings(trainer: "UnlearningTrainer", target: float | None) -
     hits, copy_hits = (logits.argmax(dim=-1) == trainer.answers for logits in (clean, first))
     moved = choose_moved(slope, hits, copy_hits, of_copies[1:].mean(dim=0), target)
     aim = torch.where(moved, copy_hits, hits).double().mean().item()
-    found = Search(aim, trainer.start, trainer.start, reached=True, kind="surroundings", slope=slope)
+    found = Search(aim, trainer.start, trainer.start, kind="surroundings", slope=slope)
+    found.reached = target is None or found.accuracy <= target
     trainer.passes += 1 + NUM_COPIES
     if not moved.any():
         return found
@@ -198,9 +202,9 @@ def forget_by_surroundings(trainer: "UnlearningTrainer", target: float | None) -
         with torch.enable_grad():
             logits = torch.cat([images.forget_logits(rows), held_logits(others)])
             wanted = torch.cat([targets[rows.to(device)], held_targets[others.to(device)]])
-            divergence = F.kl_div(
-                logits.float().log_softmax(dim=-1), wanted.softmax(dim=-1), reduction="none"
-            ).sum(dim=-1)
+            divergence = F.kl_div(logits.float().log_softmax(dim=-1), wanted.softmax(dim=-1), reduction="none").sum(
+                dim=-1
+            )
             loss = MOVED_WEIGHT * divergence[: len(rows)].mean() + divergence[len(rows) :].mean()
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -212,7 +216,8 @@ def forget_by_surroundings(trainer: "UnlearningTrainer", target: float | None) -
         for parameter in parameters:
             parameter.copy_(broadcast(parameter.detach().clone()))
     trainer.passes += held / number + 3 * num_updates * (num_moved + HELD_AT_ONCE) / number
-    found.accuracy, found.length, found.moved = trainer.forget_accuracy(), trainer.distance_moved(), int(moved.sum())
+    found.accuracy, found.length, found.moved = trainer.forget_accuracy(), trainer.distance_moved(), len(moved_rows)
+    found.reached = target is None or found.accuracy <= target
     return found
 
 
@@ -240,8 +245,10 @@ class Images:
 
     def __init__(self, trainer: "UnlearningTrainer"):
         self.trainer, self.seed = trainer, trainer.args.seed
-        self.batch_size = trainer.args.per_device_train_batch_size
         self.number = len(trainer.train_dataset)
+        # The same whatever the batch size of the run: Adam would take rounding for a gradient where there is none.
+        self.batch_size = batch_size_for(trainer.first_image())
+        self.forward = trainer.forward_again(self.number)
         # Those of the guard: of some forget images.
         self.low, self.high = trainer.guard.low, trainer.guard.high
 
@@ -261,29 +268,15 @@ class Images:
         first, second = (self.read(picks[:, column].tolist()) for column in (0, 1))
         return make_surrogates(first, second, draws, self.low, self.high)
 
-    def logits_of(
-        self,
-        make: Callable[[Sequence[int]], torch.Tensor],
-        rows: Sequence[int],
-        early: EarlyFeatures | None = None,
-    ) -> torch.Tensor:
-        """What the model says of the images that `make` makes of these rows, of shape `(len(rows), K)`."""
-        model, logits = self.trainer.model.eval(), []
-        for start in range(0, len(rows), self.batch_size):
-            some = list(rows[start : start + self.batch_size])
-            if early is not None:
-                logits.append(early.logits(model, some, None if early.hold(some) else make(some)))
-            else:
-                logits.append(model(pixel_values=make(some)).logits)
-        return torch.cat(logits).float()
+    def logits_of(self, make: Callable[[Sequence[int]], torch.Tensor]) -> torch.Tensor:
+        """What the model says of the images that `make` makes of all forget images, of shape `(n, K)`."""
+        rows = range(self.number)
+        parts = [rows[start : start + self.batch_size] for start in range(0, self.number, self.batch_size)]
+        return torch.cat([self.trainer.model(pixel_values=make(some)).logits for some in parts]).float()
 
     def forget_logits(self, rows: torch.Tensor) -> torch.Tensor:
         """Of the forget images as they are."""
-        early, model = self.trainer.early_features, self.trainer.model
-        if early is not None:
-            held = early.hold(rows.tolist())
-            return early.logits(model, rows.tolist(), None if held else self.read(rows.tolist()))
-        return model(pixel_values=self.read(rows.tolist())).logits
+        return self.forward(rows.tolist(), self.read(rows.tolist()))
 
     @torch.no_grad()
     def held(

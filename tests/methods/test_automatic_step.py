@@ -230,7 +230,15 @@ def test_changed_copies_are_turned_moved_and_mirrored_images(resnet, forget_imag
 
 def test_images_that_look_unseen_already_change_nothing(resnet, forget_images, image_processor, tmp_path):
     before = copy.deepcopy(resnet.state_dict())
-    trainer = train(resnet, forget_images, image_processor, tmp_path, forget_kind="images", moving_weights="head", forget_target=1.0)
+    trainer = train(
+        resnet,
+        forget_images,
+        image_processor,
+        tmp_path,
+        forget_kind="images",
+        moving_weights="head",
+        forget_target=1.0,
+    )
     assert trainer.step.length == 0 and "no weight has moved" in trainer.step.describe()
     assert all(torch.equal(value, before[name]) for name, value in resnet.state_dict().items())
 
@@ -263,7 +271,13 @@ def test_passes_of_the_head_are_counted(resnet, forget_images, image_processor, 
     sizes = []
     resnet.classifier[1].register_forward_hook(lambda module, args, output: sizes.append(len(output)))
     trainer = train(
-        resnet, forget_images, image_processor, tmp_path, forget_kind="images", moving_weights="head", per_device_train_batch_size=10
+        resnet,
+        forget_images,
+        image_processor,
+        tmp_path,
+        forget_kind="images",
+        moving_weights="head",
+        per_device_train_batch_size=10,
     )
     assert trainer.passes == sizes.count(10) == 1 + 2 + 1 + 5 + 1
 

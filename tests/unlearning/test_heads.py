@@ -116,7 +116,12 @@ def test_single_images_are_forgotten_by_the_heads_alone(make, tmp_path):
     # Without labels the classes to lose are the model's own answers, which it gives to all images before.
     forget = make_split(12, seed=0).select_columns(["image"])
     config = JiTConfig(
-        str(tmp_path), forget_kind="images", moving_weights="head", forget_target=0.5, disable_tqdm=True, allow_collapse=True
+        str(tmp_path),
+        forget_kind="images",
+        moving_weights="head",
+        forget_target=0.5,
+        disable_tqdm=True,
+        allow_collapse=True,
     )
     trainer = JiTTrainer(model, config, processing_class=ViTImageProcessor(size=size), forget_dataset=forget)
     trainer.train()

@@ -14,6 +14,7 @@ CSV in --output_dir; a part that was interrupted goes on where it stopped.
 import argparse
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,12 +40,16 @@ from scripts.benchmarks.results import append_rows, markdown, median_and_range, 
 
 
 NUM_IMAGES, DRAWS, FULL_SEEDS = 120, (7, 8), (0, 1, 2)
+# The default first: the others are compared with it.
 RULES = {
     "surroundings": {},
     "head": {"moving_weights": "head"},
     # A rate at which nothing moves: its time is what is asked.
     "released": {"preset": "as_released", "learning_rate": 1e-12},
 }
+
+
+NOT_UNLEARNED = dict.fromkeys(("change_elsewhere", "slope", "moved", "refused", "seconds"), "")
 
 
 def split(options, problem: str, draw: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -79,8 +84,8 @@ def measure(model, images: dict) -> dict:
 
 
 def forget(model, images: dict, rule: str, image_processor=IMAGE_PROCESSOR) -> dict:
-    forget_set = [{"pixel_values": image, "labels": k} for image, k in zip(*images["forget"], strict=False)]
-    forget_set = [{**row, "labels": int(row["labels"])} for row in forget_set]
+    x, y = images["forget"]
+    forget_set = [{"pixel_values": image, "labels": k} for image, k in zip(x, y.tolist(), strict=True)]
     settings = {"forget_kind": "images", "per_device_train_batch_size": 64, **RULES[rule]}
     if rule == "released":
         del settings["per_device_train_batch_size"]
@@ -123,24 +128,26 @@ def add(options, part: str, key: dict, make) -> None:
 
 
 def run_networks(options, part: str, seeds, draws) -> None:
-    empty = dict.fromkeys(("change_elsewhere", "slope", "moved", "refused", "seconds"), "")
     for seed in seeds:
         for architecture in RECIPES:
             if not (model_folder(options, architecture, part, seed) / "model.safetensors").exists():
                 train_network(options, architecture, part, None, seed)
             for draw in draws:
                 images, key = split(options, part, draw), {"network": architecture, "seed": seed, "draw": draw}
-                for model in ("original", *(["retrained"] if part == "many" else [])):
-                    load = {
-                        "original": lambda a=architecture: load_model(options, a, part, seed),
-                        "retrained": lambda a=architecture: retrained(options, a, part, draw),
-                    }[model]
-                    add(options, part, key | {"model": model}, lambda: measure(load(), images) | empty)
-                for rule in RULES:
-                    add(
-                        options, part, key | {"model": rule},
-                        lambda a=architecture: forget(load_model(options, a, part, seed), images, rule),
-                    )  # fmt: skip
+                original = partial(load_model, options, architecture, part, seed)
+                without = partial(retrained, options, architecture, part, draw)
+                measure_all(options, part, key, original, images, without if part == "many" else None)
+
+
+def measure_all(options, part: str, key: dict, original, images: dict, without=None, image_processor=IMAGE_PROCESSOR):
+    """The rows of one draw: `original()` as it is, `without()`, and `original()` after each rule."""
+    for name, load in (("original", original), ("retrained", without)):
+        if load is not None:
+            add(options, part, key | {"model": name}, lambda load=load: measure(load(), images) | NOT_UNLEARNED)
+    for rule in RULES:
+        add(
+            options, part, key | {"model": rule}, lambda rule=rule: forget(original(), images, rule, image_processor)
+        )  # fmt: skip
 
 
 def run_many(options) -> None:
@@ -168,16 +175,8 @@ def run_mobilenet(options) -> None:
         rows = np.random.RandomState(draw).permutation(2800)[:60]
         images = {"forget": prepared("imagenette-train", rows), "unseen": unseen, "sample": sample}
         key = {"network": "mobilenet-v2", "seed": 0, "draw": draw}
-        empty = dict.fromkeys(("change_elsewhere", "slope", "moved", "refused", "seconds"), "")
-
-        def load():
-            return AutoModelForImageClassification.from_pretrained(options.mobilenet).eval()
-
-        add(options, "mobilenet", key | {"model": "original"}, lambda: measure(load(), images) | empty)
-        for rule in RULES:
-            add(
-                options, "mobilenet", key | {"model": rule}, lambda: forget(load(), images, rule, image_processor)
-            )
+        original = partial(AutoModelForImageClassification.from_pretrained, options.mobilenet)
+        measure_all(options, "mobilenet", key, original, images, image_processor=image_processor)
 
 
 def summarise(options) -> None:
@@ -189,9 +188,7 @@ def summarise(options) -> None:
             those = [row for row in rows if row["model"] == model]
             if not those:
                 continue
-            before = {
-                (row["network"], row["seed"], row["draw"]): row for row in rows if row["model"] == "original"
-            }
+            before = {(row["network"], row["seed"], row["draw"]): row for row in rows if row["model"] == "original"}
             cells = [median_and_range([float(row["forget_accuracy"]) for row in those])]
             for column in ("auc_unseen", "auc_retain"):
                 values = [float(row[column]) for row in those if row.get(column)]
