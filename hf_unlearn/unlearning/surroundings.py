@@ -41,7 +41,7 @@ FEW = 10
 # Images whose changed copies are held, and how many of each: lightly changed, varied, strongly changed.
 MAX_HELD, HELD_COPIES, HELD_VARIED, HELD_STRONG = 128, 2, 8, 1
 # Updates, of so many images that change and so many that are held; an image that changes is seen so often at least.
-NUM_UPDATES, MOVED_AT_ONCE, HELD_AT_ONCE, VISITS = 60, 24, 56, 20
+NUM_UPDATES, MOVED_AT_ONCE, HELD_AT_ONCE, VISITS = 60, 24, 56, 32
 LEARNING_RATE, MOVED_WEIGHT, RISING = 2e-3, 0.3, 0.2
 # What numbers are drawn for; the kinds of surrogates.py are other ones.
 COPIES, VARIED, STRONG_PICKS, STRONG, UPDATES = range(10, 15)

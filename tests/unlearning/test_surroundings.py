@@ -115,7 +115,7 @@ def test_images_take_on_the_answer_to_their_first_copy(resnet, forget_set, image
     """KL(p₀(c₁(x)) ‖ p(x)), with the copies drawn by (seed, copy, position)."""
     original = copy.deepcopy(resnet).eval()
     trainer = train(resnet, forget_set, image_processor, tmp_path, forget_target=0.0)
-    x = torch.stack([row["pixel_values"] for row in trainer.train_dataset])
+    x = torch.stack([row["pixel_values"] for row in map(trainer.train_dataset.__getitem__, range(12))])
     draws = keyed_draws(42, 0, COPIES, (12, NUM_COPY_DRAWS))
     with torch.no_grad():
         wanted = original(pixel_values=change_lightly(x, draws, x.min(), x.max())).logits.softmax(-1)
