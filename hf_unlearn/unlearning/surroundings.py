@@ -35,7 +35,7 @@ NUM_COPIES = 8
 # A copy is turned by so many degrees at most, cropped to this share of the area at least, and recoloured by so much.
 MAX_TURN, SMALLEST_AREA, COLOUR = 12.0, 0.45, 0.2
 # Slopes at which all images get the answer of a copy, and none: images that were never seen had 0.7 to 1.0.
-ALL_MEMORY, NO_MEMORY = 0.5, 0.7
+ALL_MEMORY, NO_MEMORY = 0.45, 0.6
 # From fewer images than this no slope is told.
 FEW = 10
 # Images whose changed copies are held, and how many of each: lightly changed, varied, strongly changed.
@@ -103,7 +103,7 @@ def choose_moved(
 ) -> torch.Tensor:
     """
     Which images get the answer of a copy: those that are least steady, and of all the share that grows from 0 to 1 as β
-    falls from 0.7 to 0.5.
+    falls from 0.6 to 0.45.
 
     Args:
         slope (`float`, *optional*):

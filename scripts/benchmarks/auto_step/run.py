@@ -93,7 +93,11 @@ def run_images(options) -> None:
             for draw in DRAWS:
                 for target, more in (("stand-in", {}), ("unseen images", unseen)):
                     key = name_row(a, problem, seed, None, draw=draw, target_from=target)
-                    arguments = {"draw": draw, "num_images": 120, "settings": {"forget_kind": "images", **by_head, **more}}
+                    arguments = {
+                        "draw": draw,
+                        "num_images": 120,
+                        "settings": {"forget_kind": "images", **by_head, **more},
+                    }
                     jobs.append((key, arguments))
     benchmark(options, "images", jobs)
 
