@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
@@ -24,14 +24,8 @@ from ..unlearning.mode import freeze_batch_norm
 from ..unlearning.original import swap_weights
 from ..unlearning.precision import weights_cast_once
 from ..unlearning.single_images import forget_by_head
-from ..unlearning.step_size import (
-    GradientSum,
-    blur,
-    last_stage_and_head,
-    search_length,
-    shift,
-    turn,
-)
+from ..unlearning.step_size import GradientSum, blur, last_stage_and_head, search_length, shift, turn
+from ..unlearning.surroundings import forget_by_surroundings
 from ..unlearning.trainer import UnlearningTrainer
 from .jit_config import JiTConfig
 
@@ -93,7 +87,12 @@ class JiTTrainer(UnlearningTrainer):
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
         if self.chooses_weights:
-            self.args.moving_weights = self.default_weights()
+            self.args.moving_weights = "last_stage"
+            if self.args.forget_kind == "images" and self.is_fsdp_enabled:
+                logger.warning(
+                    "The model is sharded: single images are forgotten by a step of the last stage, which costs more "
+                    "accuracy on the others. See docs/auto_step.md."
+                )
         frozen = self.freeze_early_weights() if self.args.moving_weights != "all" else []
         self.early_features = self.find_early_features()
         try:
@@ -103,18 +102,12 @@ class JiTTrainer(UnlearningTrainer):
             for parameter in frozen:
                 parameter.requires_grad_(True)
 
-    def default_weights(self) -> Literal["last_stage", "head"]:
-        """The `moving_weights` of the automatic step for what is to be forgotten and for this model."""
-        if self.args.forget_kind != "images":
-            return "last_stage"
-        # Sharded weights can be stepped along a gradient, not solved for.
-        if self.is_fsdp_enabled or not find_heads(self.model.eval(), self.first_image()):
-            logger.warning(
-                "The model is sharded or does not end in linear layers: single images are forgotten by a step of the "
-                "last stage, which costs more accuracy on the others. See docs/auto_step.md."
-            )
-            return "last_stage"
-        return "head"
+    @property
+    def asks_surroundings(self) -> bool:
+        """Whether single images are forgotten by what the model says around them, not along a gradient nor by the head."""
+        if self.args.step_rule != "auto" or self.args.forget_kind != "images" or self.is_sharded:
+            return False
+        return self.args.moving_weights != "head"
 
     def freeze_early_weights(self) -> list[torch.nn.Parameter]:
         """Freezes all but the weights that are to move; returns what was not frozen before."""
@@ -174,6 +167,9 @@ class JiTTrainer(UnlearningTrainer):
     def unlearning_loss(
         self, model: nn.Module, inputs: dict[str, Any]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        if self.asks_surroundings:
+            # No gradient is needed: `finish` does it all.
+            return 0 * self.forget_logits(model, inputs).float().sum(dim=-1), {}
         pixel_values, sample_index = inputs["pixel_values"], inputs["sample_index"]
         chunk_size, at_once = self.perturbations_at_once(len(pixel_values))
         clean_logits: torch.Tensor | None = None
@@ -257,6 +253,9 @@ class JiTTrainer(UnlearningTrainer):
         """Goes as far along the gradient as [`search_length`] finds, and logs what it found."""
         if self.args.step_rule != "auto":
             return
+        if self.asks_surroundings:
+            self.forget_as_unseen()
+            return
         # The clean images and the perturbed ones, and a backward pass, which counts twice, unless it ends at the head.
         self.passes += 1 + self.args.num_perturbations + (0 if self.heads else 2)
         # The one that `create_optimizer` made, inside Accelerate's.
@@ -285,14 +284,26 @@ class JiTTrainer(UnlearningTrainer):
                 self.change = self.guard.change()
                 if self.change > (SPARED_FROM if self.args.forget_kind == "class" else self.change_limit):
                     self.step, self.change = self.spare_stage(direction, self.step, self.change)
+        self.log_step(self.step)
+
+    def log_step(self, step: Search) -> None:
         self.log(
             {
-                "forget_target": self.step.target,
-                "step_length": self.step.length,
-                "forget_accuracy": self.step.accuracy,
+                "forget_target": step.target,
+                "step_length": step.length,
+                "forget_accuracy": step.accuracy,
                 "distance_moved": self.distance_moved(),
             }
         )
+
+    def forget_as_unseen(self) -> None:
+        """Single images, see [`forget_by_surroundings`]."""
+        # The update's pass, and its backward pass.
+        self.passes += 3
+        # Adam moves all weights a little; what it changes shows in the outputs.
+        self.distance_limit = math.inf
+        self.step = forget_by_surroundings(self, self.args.forget_target)
+        self.log_step(self.step)
 
     def spare_stage(
         self, direction: dict[torch.Tensor, torch.Tensor], step: Search, change: float
@@ -325,8 +336,8 @@ class JiTTrainer(UnlearningTrainer):
         - A class that is to vanish is right by accident at most: 1 %, or chance if that is less.
         - What a retrained model says of a sub-class depends on how much the rest of its class looks like it, which the
           forget set does not tell: nine tenths of what it was, a careful step that leaves the rest of the class alone.
-        - Single images should be right as often as images never seen. Without such images, the model's accuracy on
-          slightly changed forget images stands in for that.
+        - Single images that the head is to forget, or a step on sharded weights, should be right as often as images never
+          seen. Without such images, the model's accuracy on slightly changed forget images stands in for that.
         """
         if self.args.forget_target is not None:
             return self.args.forget_target

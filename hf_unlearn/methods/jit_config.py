@@ -49,8 +49,8 @@ class JiTConfig(UnlearningConfig):
             that class is not allowed. Default: with `step_rule="auto"` alone.
         moving_weights (`str`, *optional*):
             `"all"`, as in the paper and the default of `step_rule="fixed"`; `"last_stage"`, the last part of the
-            network with its head, the default of `step_rule="auto"`; or `"head"`, the last layer alone, its default
-            for single images.
+            network with its head, the default of `step_rule="auto"`; or `"head"`, the last layer alone, which for
+            single images is solved for by [`edit_head`].
         sigma (`float`, *optional*, defaults to 0.5):
             Standard deviation of the perturbations, in units of `pixel_values`.
         num_perturbations (`int`, *optional*, defaults to 1):
@@ -78,12 +78,12 @@ class JiTConfig(UnlearningConfig):
             every parameter above and below that was left at its default.
         step_rule (`str`, *optional*, defaults to `"auto"`):
             `"auto"` takes one step along the gradient of the whole forget set, of the smallest length that reaches
-            `forget_target`, and for single images the change of the head that [`edit_head`] finds in its place; there
-            is nothing to tune and no retained data is used. `"fixed"` takes a step of `learning_rate` for each batch
+            `forget_target`; single images get what the model says around them, see [`forget_by_surroundings`]. There is
+            nothing to tune and no retained data is used. `"fixed"` takes a step of `learning_rate` for each batch
             of `per_device_train_batch_size` × processes × accumulation steps.
         forget_target (`float`, *optional*):
             The accuracy on the forget set that `"auto"` aims at, between 0 and 1. Default: by `forget_kind`, see
-            [`JiTTrainer.find_target`].
+            [`JiTTrainer.find_target`]; for single images what changed copies of them say.
     """
 
     output_space: Literal["logits", "probabilities"] | None = field(
@@ -94,9 +94,7 @@ class JiTConfig(UnlearningConfig):
     )
     moving_weights: Literal["all", "last_stage", "head"] | None = field(
         default=None,
-        metadata={
-            "help": "Weights that move. Default: all for fixed; for auto last_stage, or head for single images."
-        },
+        metadata={"help": "Weights that move. Default: all for fixed, last_stage for auto."},
     )
     sigma: float = field(default=0.5, metadata={"help": "Standard deviation of the noise, in pixel_values units."})
     num_perturbations: int = field(default=1, metadata={"help": "Perturbed copies of each forget image."})

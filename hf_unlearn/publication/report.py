@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -183,15 +184,23 @@ class UnlearningReport:
         value of the unlearned model is in the band (`"yes"`), `"below"` or `"above"`.
 
         Returns:
-            `list[tuple[str, list]]`: heading and rows of the table of accuracies and of the table of other metrics. A
-            table without rows is left out.
+            `list[tuple[str, list]]`: heading and rows of the table of accuracies and of the table of other metrics. Of single
+            images the attacks come first, for the accuracy alone does not tell whether they look unseen. A table without rows
+            is left out.
         """
-        rows = {True: [], False: []}
+        attacks, accuracies, others = (
+            "do the images look unseen? AUC ± standard error",
+            "accuracy in %",
+            "other measures",
+        )
+        rows = {attacks: [], accuracies: [], others: []}
+        single_images = self.run.get("forget_kind") == "images"
         for name, metric in METRICS.items():
             values = {model: self.results[model]["metrics"].get(name) for model in self.models()}
             if all(value is None for value in values.values()):
                 continue
-            show = percent if metric.is_share else number
+            is_attack = single_images and name.endswith("_attack_auc")
+            show = self.auc_with_error if is_attack else percent if metric.is_share else number
             texts = {model: show(value) for model, value in values.items()}
             if self.band:
                 low, high = self.band.get(name, (None, None))
@@ -200,9 +209,16 @@ class UnlearningReport:
             split, label = name.removesuffix("_accuracy"), metric.label
             if split in self.sampled:
                 label += f" ({self.splits[split]:,} of {self.sampled[split]:,})"
-            rows[metric.is_share].append((label, metric.explanation, texts))
-        headings = {True: "accuracy in %", False: "other measures"}
-        return [(headings[is_share], part) for is_share, part in rows.items() if part]
+            heading = attacks if is_attack else accuracies if metric.is_share else others
+            rows[heading].append((label, metric.explanation, texts))
+        return [(heading, part) for heading, part in rows.items() if part]
+
+    def auc_with_error(self, auc: float | None) -> str:
+        """The AUC of an attack that compares the forget set with unseen images, with its standard error."""
+        unseen = next((self.splits[split] for split in ("forget_test", "retain_test") if split in self.splits), 0)
+        if auc is None or not unseen or not self.splits.get("forget"):
+            return number(auc)
+        return f"{number(auc)} ± {number(auc_standard_error(auc, self.splits['forget'], unseen))}"
 
     def columns(self) -> list[str]:
         """Columns of the tables: the models and, if there is a band, `band` and `in band`."""
@@ -268,6 +284,21 @@ def percent(value: float | None) -> str:
 def number(value: float | None) -> str:
     """Formats a number with three decimals, or `None` (not measured) as a dash."""
     return "–" if value is None else f"{value:.3f}"
+
+
+def auc_standard_error(auc: float, num_members: int, num_others: int) -> float:
+    """
+    The standard error of an AUC that was measured on so many images of each kind (Hanley and McNeil, Radiology 143, 1982,
+    equation 2, with their Q₁ and Q₂ for exponentially distributed scores).
+
+    Args:
+        auc (`float`): between 0 and 1.
+        num_members (`int`): of the kind that is to be found.
+        num_others (`int`): of the other kind.
+    """
+    q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
+    variance = auc * (1 - auc) + (num_members - 1) * (q1 - auc**2) + (num_others - 1) * (q2 - auc**2)
+    return math.sqrt(max(0.0, variance) / (num_members * num_others))
 
 
 def position(value: float | None, low: float | None, high: float | None) -> str:

@@ -27,9 +27,15 @@ class Search:
         reached (`bool`, *optional*, defaults to `False`):
             Whether `accuracy` is at most `target`.
         kind (`str`, *optional*, defaults to `"step"`):
-            `"step"` for a step along one direction, `"head"` for a change of the head (the last linear layer) alone.
+            `"step"` for a step along one direction, `"head"` for a change of the head (the last linear layer) alone,
+            `"surroundings"` for single images that get the answer of a changed copy.
         stage_change (`float`, *optional*):
             Change elsewhere of the step of the last stage, where a step of the head was taken in its place.
+        slope (`float`, *optional*):
+            How much the model's sureness of single images follows that of changed copies of them: near 1 if it knows nothing
+            of the images alone. `None` where it was not told.
+        moved (`int`, *optional*, defaults to 0):
+            How many single images got the answer of a changed copy.
     """
 
     target: float
@@ -40,6 +46,8 @@ class Search:
     reached: bool = False
     kind: str = "step"
     stage_change: float | None = None
+    slope: float | None = None
+    moved: int = 0
 
     def likely_loss(self, change: float) -> str | None:
         """
@@ -56,6 +64,8 @@ class Search:
 
     def describe(self) -> str:
         """Describes the outcome in one or two sentences, for the log and the model card."""
+        if self.kind == "surroundings":
+            return self.describe_surroundings()
         if self.reached and self.length == 0:
             return (
                 f"No step was taken and no weight has moved: accuracy on the forget set is {100 * self.start:.1f} %, "
@@ -82,4 +92,24 @@ class Search:
             f"The smallest step that suffices, found in {self.evaluations} trials, is {100 * self.length:.2g} % of the norm of "
             f"the weights that move: accuracy on the forget set {100 * self.start:.1f} → "
             f"{100 * self.accuracy:.1f} % (target: at most {100 * self.target:.1f} %)."
+        )
+
+    def describe_surroundings(self) -> str:
+        """The same of single images."""
+        if self.slope is None:
+            follows = "The images are too few, or too much alike, to tell what the model knows of them alone. "
+        else:
+            follows = (
+                "How sure the model was of these images followed how sure it is of changed copies of them with a slope of "
+                f"{self.slope:.2f} (1: it knows nothing of the images alone; 0: it knows them by heart). "
+            )
+        if self.moved == 0:
+            return follows + (
+                "So there is little to forget that its answers would show, and no weight has moved: accuracy on the "
+                f"forget set is {100 * self.start:.1f} %."
+            )
+        return follows + (
+            f"{self.moved} of them got the answer that the model gives to a changed copy, its other answers were held: "
+            f"accuracy on the forget set {100 * self.start:.1f} → {100 * self.accuracy:.1f} % (such copies: "
+            f"{100 * self.target:.1f} %). Whether they now look as images never seen is told by attacks on unseen images alone."
         )

@@ -57,6 +57,52 @@ def keyed_draws(seed: int, update: int, kind: int, shape: tuple[int, ...]) -> to
     return torch.rand(shape, generator=torch.Generator().manual_seed(noise_key(seed, update, kind)))
 
 
+def turn_and_crop(
+    pixel_values: torch.Tensor,
+    draws: torch.Tensor,
+    max_turn: float,
+    smallest_area: float,
+    mirror: torch.Tensor | float = 1.0,
+) -> torch.Tensor:
+    """
+    Turns images, and takes a part of each in its place.
+
+    Args:
+        pixel_values (`torch.Tensor` of shape `(B, C, H, W)`): the images.
+        draws (`torch.Tensor` of shape `(B, 4)`): uniform numbers between 0 and 1: turn, area and place (2).
+        max_turn (`float`): in degrees, to either side.
+        smallest_area (`float`): of the part, as a share of the image's.
+        mirror (`torch.Tensor` of shape `(B,)`, *optional*, defaults to 1.0): −1 for images that are mirrored.
+    """
+    angle = (2 * draws[:, 0] - 1) * math.radians(max_turn)
+    side = (smallest_area + (1 - smallest_area) * draws[:, 1]).sqrt()
+    across, down = ((2 * draws[:, column] - 1) * (1 - side) for column in (2, 3))
+    rows = [
+        torch.stack([angle.cos() * side * mirror, -angle.sin() * side, across], dim=1),
+        torch.stack([angle.sin() * side * mirror, angle.cos() * side, down], dim=1),
+    ]
+    grid = F.affine_grid(torch.stack(rows, dim=1), list(pixel_values.shape), align_corners=False)
+    return F.grid_sample(pixel_values, grid.to(pixel_values.dtype), padding_mode="reflection", align_corners=False)
+
+
+def recolour(
+    images: torch.Tensor, draws: torch.Tensor, strength: float, low: torch.Tensor, high: torch.Tensor
+) -> torch.Tensor:
+    """
+    One gain and one shift for each channel of images; of other than three channels, one for all.
+
+    Args:
+        images (`torch.Tensor` of shape `(B, C, H, W)`): the images.
+        draws (`torch.Tensor` of shape `(B, 6)`): uniform numbers between 0 and 1.
+        strength (`float`): of both, the shift as a share of half the range of the pixels.
+        low (`torch.Tensor`): the lowest value of a pixel.
+        high (`torch.Tensor`): the highest value of a pixel.
+    """
+    channels = 3 if images.shape[1] == 3 else 1
+    gain, shift = (strength * (2 * draws[:, start : start + channels, None, None] - 1) for start in (0, 3))
+    return images * (1 + gain) + shift * (high - low) / 2
+
+
 def change_strongly(
     pixel_values: torch.Tensor, draws: torch.Tensor, low: torch.Tensor, high: torch.Tensor
 ) -> torch.Tensor:
@@ -72,24 +118,10 @@ def change_strongly(
     Returns:
         `torch.Tensor` of shape `(B, C, H, W)`; not cut at `low` and `high`.
     """
-    num_channels = pixel_values.shape[1]
-    angle = (2 * draws[:, 0] - 1) * math.radians(MAX_TURN)
-    side = (SMALLEST_AREA + (1 - SMALLEST_AREA) * draws[:, 1]).sqrt()
     mirror = torch.where(draws[:, 2] < 0.5, 1.0, -1.0)
-    across, down = ((2 * draws[:, column] - 1) * (1 - side) for column in (3, 4))
-    rows = [
-        torch.stack([angle.cos() * side * mirror, -angle.sin() * side, across], dim=1),
-        torch.stack([angle.sin() * side * mirror, angle.cos() * side, down], dim=1),
-    ]
-    grid = F.affine_grid(torch.stack(rows, dim=1), list(pixel_values.shape), align_corners=False)
-    images = F.grid_sample(pixel_values, grid.to(pixel_values.dtype), padding_mode="reflection", align_corners=False)
-    # Other images than those of three channels get one gain and one shift for all.
-    channels = 3 if num_channels == 3 else 1
-    gain, shift = (
-        COLOUR * (2 * draws[:, start : start + channels, None, None] - 1) for start in (5, 8)
-    )  # fmt: skip
-    images = images * (1 + gain) + shift * (high - low) / 2
-    if num_channels == 3:
+    images = turn_and_crop(pixel_values, draws[:, [0, 1, 3, 4]], MAX_TURN, SMALLEST_AREA, mirror)
+    images = recolour(images, draws[:, 5:11], COLOUR, low, high)
+    if pixel_values.shape[1] == 3:
         order = ORDERS.to(draws.device)[torch.where(draws[:, 11] < REORDERED, (draws[:, 12] * len(ORDERS)).long(), 0)]
         images = images.gather(1, order[:, :, None, None].expand_as(images))
     return torch.where((draws[:, 13] < INVERTED)[:, None, None, None], low + high - images, images)

@@ -66,7 +66,7 @@ def test_direction_is_the_gradient_of_the_mean_ratio_over_the_whole_forget_set(
     trained = copy.deepcopy(resnet)
     trainer = train(
         trained, forget_set.select_columns(["image"]), image_processor, tmp_path, num_perturbations=2,
-        noise_clamp="none", forget_target=0.9, forget_kind="images", moving_weights="last_stage",
+        noise_clamp="none", forget_target=0.9, forget_kind="subclass",
     )  # fmt: skip
     size = sum(parameter.double().norm() ** 2 for parameter in moving.values()).sqrt()
     slope = sum(gradient.double().norm() ** 2 for gradient in gradients.values()).sqrt()
@@ -114,7 +114,7 @@ def test_without_labels_the_original_model_answers(forget_kind, resnet, dataset,
         own = [resnet(pixel_values=images[row]["pixel_values"][None]).logits.argmax().item() for row in range(30)]
     assert len(set(own)) > 1
     trainer = train(
-        resnet, everything, image_processor, tmp_path, forget_kind=forget_kind, forget_target=1.0
+        resnet, everything, image_processor, tmp_path, forget_kind=forget_kind, forget_target=1.0, moving_weights="head"
     )  # fmt: skip
     majority = max(set(own), key=own.count)
     assert trainer.answers.tolist() == ([majority] * 30 if forget_kind == "class" else own)
@@ -162,7 +162,7 @@ def test_target_depends_on_what_is_to_be_forgotten(resnet, forget_set, image_pro
         kept = [
             (resnet(pixel_values=change(x)).logits.argmax(-1) == own).float().mean() for change in (blur, turn, shift)
         ]
-    assert target(forget_kind="images") == pytest.approx(sum(kept).item() / 3)
+    assert target(forget_kind="images", moving_weights="head") == pytest.approx(sum(kept).item() / 3)
 
 
 def test_passes_over_the_forget_set_are_counted(resnet, forget_set, image_processor, tmp_path):
@@ -197,7 +197,7 @@ def test_class_that_the_model_knows_no_better_than_by_chance_is_refused(resnet, 
         train(resnet, forget_set, image_processor, tmp_path, forget_target=None, allow_collapse=False)
 
 
-# ---- Single images: the head ----
+# ---- Single images by the head, where it is asked for ----
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def forget_images(dataset):
 
 def test_only_the_head_moves_and_the_target_is_reached(any_model, forget_images, image_processor, tmp_path):
     before = copy.deepcopy(any_model.state_dict())
-    trainer = train(any_model, forget_images, image_processor, tmp_path, forget_kind="images")
+    trainer = train(any_model, forget_images, image_processor, tmp_path, forget_kind="images", moving_weights="head")
     assert trainer.step.kind == "head" and trainer.step.reached and trainer.step.accuracy == 0.5
     moved = {name for name, value in any_model.state_dict().items() if not torch.equal(before[name], value)}
     assert moved and all(name.startswith("classifier.") for name in moved)
@@ -216,7 +216,7 @@ def test_only_the_head_moves_and_the_target_is_reached(any_model, forget_images,
 
 
 def test_changed_copies_are_turned_moved_and_mirrored_images(resnet, forget_images, image_processor, tmp_path):
-    trainer = train(resnet, forget_images, image_processor, tmp_path, forget_kind="images")
+    trainer = train(resnet, forget_images, image_processor, tmp_path, forget_kind="images", moving_weights="head")
     images = ImageDataset(forget_images, image_processor)
     x = torch.stack([images[row]["pixel_values"] for row in (0, 4)])
     up = torch.cat([x[:, :, 1:], x[:, :, -1:]], dim=2)
@@ -230,7 +230,15 @@ def test_changed_copies_are_turned_moved_and_mirrored_images(resnet, forget_imag
 
 def test_images_that_look_unseen_already_change_nothing(resnet, forget_images, image_processor, tmp_path):
     before = copy.deepcopy(resnet.state_dict())
-    trainer = train(resnet, forget_images, image_processor, tmp_path, forget_kind="images", forget_target=1.0)
+    trainer = train(
+        resnet,
+        forget_images,
+        image_processor,
+        tmp_path,
+        forget_kind="images",
+        moving_weights="head",
+        forget_target=1.0,
+    )
     assert trainer.step.length == 0 and "no weight has moved" in trainer.step.describe()
     assert all(torch.equal(value, before[name]) for name, value in resnet.state_dict().items())
 
@@ -245,6 +253,7 @@ def test_head_does_not_depend_on_the_batch_size(resnet, forget_images, image_pro
             image_processor,
             tmp_path,
             forget_kind="images",
+            moving_weights="head",
             per_device_train_batch_size=batch_size,
         )
         weights.append(model.state_dict())
@@ -262,7 +271,13 @@ def test_passes_of_the_head_are_counted(resnet, forget_images, image_processor, 
     sizes = []
     resnet.classifier[1].register_forward_hook(lambda module, args, output: sizes.append(len(output)))
     trainer = train(
-        resnet, forget_images, image_processor, tmp_path, forget_kind="images", per_device_train_batch_size=10
+        resnet,
+        forget_images,
+        image_processor,
+        tmp_path,
+        forget_kind="images",
+        moving_weights="head",
+        per_device_train_batch_size=10,
     )
     assert trainer.passes == sizes.count(10) == 1 + 2 + 1 + 5 + 1
 
@@ -271,11 +286,6 @@ def test_passes_of_the_head_are_counted(resnet, forget_images, image_processor, 
 def without_head(resnet):
     resnet.classifier[1] = nn.Sequential(resnet.classifier[1], nn.Softmax(dim=-1))
     return resnet
-
-
-def test_model_without_a_head_takes_the_step(without_head, forget_images, image_processor, tmp_path):
-    trainer = train(without_head, forget_images, image_processor, tmp_path, forget_kind="images")
-    assert trainer.step.kind == "step" and trainer.args.moving_weights == "last_stage"
 
 
 def test_head_asked_for_of_a_model_without_one_is_refused(without_head, forget_images, image_processor, tmp_path):

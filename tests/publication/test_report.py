@@ -2,12 +2,13 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
 from hf_unlearn import UnlearningReport
 from hf_unlearn.errors import InputError
-from hf_unlearn.publication.report import percent, weights_sha256
+from hf_unlearn.publication.report import auc_standard_error, percent, weights_sha256
 
 
 def test_table_says_where_the_unlearned_model_lies():
@@ -25,6 +26,26 @@ def test_table_says_where_the_unlearned_model_lies():
         {"unlearned": "90.0", "retrained": "90.0", "band": "90.0 to 95.0", "in band": "yes"},
         {"unlearned": "0.200", "retrained": "0.200", "band": "0.300 to 0.400", "in band": "below"},
     ]
+
+
+def test_of_single_images_the_attacks_come_first_with_their_standard_error():
+    metrics = {"forget_accuracy": 0.6, "loss_attack_auc": 0.5}
+    run = {"forget_kind": "images"}
+    report = UnlearningReport({"unlearned": {"metrics": metrics}}, {"forget": 120, "retain_test": 2000}, run=run)
+    (first, attacks), (second, _) = report.tables()
+    assert "look unseen" in first and second == "accuracy in %"
+    # Hanley and McNeil with A = 0.5: Q₁ = Q₂ = 1/3.
+    error = ((0.25 + 119 * (1 / 3 - 0.25) + 1999 * (1 / 3 - 0.25)) / (120 * 2000)) ** 0.5
+    assert attacks[0][2]["unlearned"] == f"0.500 ± {error:.3f}"
+    report.run["forget_kind"] = "class"
+    assert [heading for heading, _ in report.tables()] == ["accuracy in %", "other measures"]
+
+
+def test_standard_error_is_the_spread_of_the_auc_over_draws():
+    generator = np.random.default_rng(0)
+    members, others = generator.exponential(size=(2, 400, 30, 1))
+    aucs = (1.5 * members > others.transpose(0, 2, 1)).mean(axis=(1, 2))
+    assert auc_standard_error(aucs.mean(), 30, 30) == pytest.approx(aucs.std(), rel=0.1)
 
 
 def test_lists_of_numbers_stand_on_one_line_and_text_is_left_alone(tmp_path):

@@ -115,7 +115,14 @@ def test_single_images_are_forgotten_by_the_heads_alone(make, tmp_path):
     size = {"height": SIZES[make], "width": SIZES[make]}
     # Without labels the classes to lose are the model's own answers, which it gives to all images before.
     forget = make_split(12, seed=0).select_columns(["image"])
-    config = JiTConfig(str(tmp_path), forget_kind="images", forget_target=0.5, disable_tqdm=True, allow_collapse=True)
+    config = JiTConfig(
+        str(tmp_path),
+        forget_kind="images",
+        moving_weights="head",
+        forget_target=0.5,
+        disable_tqdm=True,
+        allow_collapse=True,
+    )
     trainer = JiTTrainer(model, config, processing_class=ViTImageProcessor(size=size), forget_dataset=forget)
     trainer.train()
     assert trainer.args.moving_weights == "head" and trainer.step.kind == "head"

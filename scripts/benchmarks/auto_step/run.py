@@ -83,6 +83,8 @@ def run_bad(options) -> None:
 
 
 def run_images(options) -> None:
+    # single_images/run.py measures the default.
+    by_head = {"moving_weights": "head"}
     jobs = []
     for problem, seed in (*(("full", seed) for seed in SEEDS), ("many", 0)):
         for a in RECIPES:
@@ -91,7 +93,11 @@ def run_images(options) -> None:
             for draw in DRAWS:
                 for target, more in (("stand-in", {}), ("unseen images", unseen)):
                     key = name_row(a, problem, seed, None, draw=draw, target_from=target)
-                    arguments = {"draw": draw, "num_images": 120, "settings": {"forget_kind": "images", **more}}
+                    arguments = {
+                        "draw": draw,
+                        "num_images": 120,
+                        "settings": {"forget_kind": "images", **by_head, **more},
+                    }
                     jobs.append((key, arguments))
     benchmark(options, "images", jobs)
 

@@ -58,12 +58,16 @@ RECIPES = {
 EPOCHS_MANY = 30
 
 
-def train_network(options, architecture: str, problem: str, without: int | None, seed: int) -> None:
-    """AdamW with one cycle of the learning rate."""
+def train_network(
+    options, architecture: str, problem: str, without: int | None, seed: int, rows=None, folder=None
+) -> None:
+    """AdamW with one cycle of the learning rate; of the training images, `rows` alone if they are given."""
     config, rate, epochs = RECIPES[architecture]
     x, kinds = load_data(options, problem, "train")
     if without is not None:
         x, kinds = x[kinds != without], kinds[kinds != without]
+    if rows is not None:
+        x, kinds = x[rows], kinds[rows]
     y = labels_of(problem, kinds)
     torch.manual_seed(seed)
     names = LABELS[problem]
@@ -74,7 +78,7 @@ def train_network(options, architecture: str, problem: str, without: int | None,
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
     epochs = EPOCHS_MANY if problem == "many" else epochs
     train(model, torch.optim.AdamW(groups, lr=rate), x, y, epochs, batch_size=128, max_norm=1.0, pct_start=0.2)
-    folder = model_folder(options, architecture, problem, seed, without)
+    folder = folder or model_folder(options, architecture, problem, seed, without)
     model.save_pretrained(folder)
     IMAGE_PROCESSOR.save_pretrained(folder)
     accuracies = [100 * hits(model, x, y).mean()]
