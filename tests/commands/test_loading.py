@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageClassification, ViTImageProcessor, ViTModel
 
 from hf_unlearn import UnlearningReport
-from hf_unlearn.commands import loading
+from hf_unlearn.commands import given_images, loading
 from hf_unlearn.commands.arguments import DataArguments, ModelArguments
 
 
@@ -144,13 +144,13 @@ def test_retrained_model_that_is_none_is_refused_before_anything_runs(refused, t
 
 def test_what_is_only_measured_is_cut_and_the_table_says_so(command, tmp_path, monkeypatch, capsys):
     looked_at = {}
-    looks = loading.unreadable_images
+    looks = given_images.unreadable_images
 
     def unreadable_images(split, image_column):
         looked_at[len(split)] = True
         return looks(split, image_column)
 
-    monkeypatch.setattr(loading, "unreadable_images", unreadable_images)
+    monkeypatch.setattr(given_images, "unreadable_images", unreadable_images)
     assert command("--forget_class", "cat", "--max_eval_samples", "5") == 0
     # 10 of 10 to forget, 5 of the 20 retained, 5 of 6 and 5 of 12 unseen: no other image is read.
     assert set(looked_at) == {10, 5}
