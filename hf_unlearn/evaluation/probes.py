@@ -108,7 +108,7 @@ def head_only(
     original model, bit for bit.
 
     The control uses the same rule as JiT, so for a class it differs from JiT's default only in the weights that move;
-    for single images it is JiT's default. The rule works for every kind of forget set and needs no labels and no
+    for single images it is `moving_weights="head"`. The rule works for every kind of forget set and needs no labels and no
     retained images, unlike a head that is distilled or masked.
 
     Args:

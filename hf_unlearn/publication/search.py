@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 # Of classes and sub-classes forgotten with the defaults: up to which change elsewhere nine of ten runs lost at most how many
 # points of accuracy on what stays. Measured in docs/auto_step.md, by scripts/benchmarks/architectures/guard.py.
-LOST_BY_CHANGE = ((0.15, 0.4), (0.20, 1.1), (0.25, 1.6))
+LOST_BY_CHANGE = ((0.15, 0.4), (0.20, 1.0), (0.25, 1.9))
 
 
 @dataclass
@@ -108,8 +108,10 @@ class Search:
                 "So there is little to forget that its answers would show, and no weight has moved: accuracy on the "
                 f"forget set is {100 * self.start:.1f} %."
             )
+        missed = "" if self.reached else " It was not reached: the forgetting is incomplete."
         return follows + (
             f"{self.moved} of them got the answer that the model gives to a changed copy, its other answers were held: "
-            f"accuracy on the forget set {100 * self.start:.1f} → {100 * self.accuracy:.1f} % (such copies: "
-            f"{100 * self.target:.1f} %). Whether they now look as images never seen is told by attacks on unseen images alone."
+            f"accuracy on the forget set {100 * self.start:.1f} → {100 * self.accuracy:.1f} % (target: "
+            f"{100 * self.target:.1f} %).{missed} Whether they now look as images never seen is told by attacks on unseen "
+            "images alone."
         )

@@ -178,7 +178,10 @@ def forget_by_surroundings(trainer: "UnlearningTrainer", target: float | None) -
     slope = slope_of_margins(margins(clean, trainer.answers), of_copies)
     hits, copy_hits = (logits.argmax(dim=-1) == trainer.answers for logits in (clean, first))
     moved = choose_moved(slope, hits, copy_hits, of_copies[1:].mean(dim=0), target)
-    aim = torch.where(moved, copy_hits, hits).double().mean().item()
+    if target is None:
+        aim = torch.where(moved, copy_hits, hits).double().mean().item()
+    else:
+        aim = target
     found = Search(aim, trainer.start, trainer.start, kind="surroundings", slope=slope)
     found.reached = target is None or found.accuracy <= target
     trainer.passes += 1 + NUM_COPIES
