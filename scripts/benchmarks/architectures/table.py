@@ -94,7 +94,7 @@ def summary(fit: dict[str, dict], rows: list[dict]) -> str:
     still = sum(
         row["reached"] == row["target"] and float(row["distance_moved"]) == 0 for row in python if row["moved"]
     )
-    lines.append(f"Of the requests for single images {still} needed no step: the model was at its target.")
+    lines.append(f"Of the requests for single images {still} moved no weight: there was little to forget.")
     spared = [row for row in python if row["moved"] == "head" and row["kind"] != "images"]
     most = max(map(points, spared), default=0.0)
     lines.append(
