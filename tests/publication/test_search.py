@@ -23,8 +23,8 @@ def test_outcome_of_the_search_is_said_in_words(search, said):
     ("search", "change", "points"),
     [
         (Search(0.01, 0.95, 0.008, 0.024, 6, True), 0.10, None),
-        (Search(0.01, 0.95, 0.008, 0.024, 6, True), 0.18, "1.0"),
-        (Search(0.01, 0.95, 0.008, 0.024, 6, True), 0.23, "1.9"),
+        (Search(0.01, 0.95, 0.008, 0.024, 6, True), 0.18, "0.9"),
+        (Search(0.01, 0.95, 0.008, 0.024, 6, True), 0.23, "1.3"),
         # Past what was measured, not moved, and single images, of which nothing of the kind was measured.
         (Search(0.01, 0.95, 0.008, 0.024, 6, True), 0.60, None),
         (Search(0.99, 0.98, 0.98, 0.0, 0, True), 0.23, None),
