@@ -108,8 +108,9 @@ def further_images(
         column = find_image_column(proxies)
         given["proxy_dataset"] = without_unreadable("proxy", proxies, column, data_args.skip_unreadable_images)
     if given:
-        counts = " and ".join(f"{len(images):,} of {name}" for name, images in given.items())
-        say(f"Surrogates are made of further images: {counts}.")
+        names = {"retain_dataset": "retained training images", "proxy_dataset": "other pictures"}
+        counts = " and ".join(f"{len(images):,} {names[name]}" for name, images in given.items())
+        say(f"Surrogates are made of {counts} as well.")
     return given
 
 
