@@ -168,8 +168,9 @@ class JiTTrainer(UnlearningTrainer):
         self, model: nn.Module, inputs: dict[str, Any]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         if self.asks_surroundings:
-            # No gradient is needed: `finish` does it all.
-            return 0 * self.forget_logits(model, inputs).float().sum(dim=-1), {}
+            # `finish` does it all, once: no image passes here, and the weights get a gradient of zero.
+            nothing = sum(0 * weight.sum() for weight in self.model.parameters() if weight.requires_grad)
+            return nothing + torch.zeros_like(inputs["sample_weight"]), {}
         pixel_values, sample_index = inputs["pixel_values"], inputs["sample_index"]
         chunk_size, at_once = self.perturbations_at_once(len(pixel_values))
         clean_logits: torch.Tensor | None = None
@@ -298,8 +299,6 @@ class JiTTrainer(UnlearningTrainer):
 
     def forget_as_unseen(self) -> None:
         """Single images, see [`forget_by_surroundings`]."""
-        # The update's pass, and its backward pass.
-        self.passes += 3
         # Adam moves all weights a little; what it changes shows in the outputs.
         self.distance_limit = math.inf
         self.step = forget_by_surroundings(self, self.args.forget_target)

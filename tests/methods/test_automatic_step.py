@@ -17,6 +17,10 @@ from hf_unlearn.unlearning.single_images import features_of_changed_copies
 from hf_unlearn.unlearning.step_size import blur, last_stage_and_head, search_length, shift, turn
 
 
+# The rule for single images that changes the head alone.
+BY_HEAD = {"forget_kind": "images", "moving_weights": "head"}
+
+
 @pytest.fixture
 def forget_set(dataset):
     return split_dataset(dataset["train"], ForgetRequest(classes=["cat"]), "label")["forget"]
@@ -162,7 +166,7 @@ def test_target_depends_on_what_is_to_be_forgotten(resnet, forget_set, image_pro
         kept = [
             (resnet(pixel_values=change(x)).logits.argmax(-1) == own).float().mean() for change in (blur, turn, shift)
         ]
-    assert target(forget_kind="images", moving_weights="head") == pytest.approx(sum(kept).item() / 3)
+    assert target(**BY_HEAD) == pytest.approx(sum(kept).item() / 3)
 
 
 def test_passes_over_the_forget_set_are_counted(resnet, forget_set, image_processor, tmp_path):
@@ -207,7 +211,7 @@ def forget_images(dataset):
 
 def test_only_the_head_moves_and_the_target_is_reached(any_model, forget_images, image_processor, tmp_path):
     before = copy.deepcopy(any_model.state_dict())
-    trainer = train(any_model, forget_images, image_processor, tmp_path, forget_kind="images", moving_weights="head")
+    trainer = train(any_model, forget_images, image_processor, tmp_path, **BY_HEAD)
     assert trainer.step.kind == "head" and trainer.step.reached and trainer.step.accuracy == 0.5
     moved = {name for name, value in any_model.state_dict().items() if not torch.equal(before[name], value)}
     assert moved and all(name.startswith("classifier.") for name in moved)
@@ -216,7 +220,7 @@ def test_only_the_head_moves_and_the_target_is_reached(any_model, forget_images,
 
 
 def test_changed_copies_are_turned_moved_and_mirrored_images(resnet, forget_images, image_processor, tmp_path):
-    trainer = train(resnet, forget_images, image_processor, tmp_path, forget_kind="images", moving_weights="head")
+    trainer = train(resnet, forget_images, image_processor, tmp_path, **BY_HEAD)
     images = ImageDataset(forget_images, image_processor)
     x = torch.stack([images[row]["pixel_values"] for row in (0, 4)])
     up = torch.cat([x[:, :, 1:], x[:, :, -1:]], dim=2)
@@ -230,15 +234,7 @@ def test_changed_copies_are_turned_moved_and_mirrored_images(resnet, forget_imag
 
 def test_images_that_look_unseen_already_change_nothing(resnet, forget_images, image_processor, tmp_path):
     before = copy.deepcopy(resnet.state_dict())
-    trainer = train(
-        resnet,
-        forget_images,
-        image_processor,
-        tmp_path,
-        forget_kind="images",
-        moving_weights="head",
-        forget_target=1.0,
-    )
+    trainer = train(resnet, forget_images, image_processor, tmp_path, **BY_HEAD, forget_target=1.0)
     assert trainer.step.length == 0 and "no weight has moved" in trainer.step.describe()
     assert all(torch.equal(value, before[name]) for name, value in resnet.state_dict().items())
 
@@ -247,15 +243,7 @@ def test_head_does_not_depend_on_the_batch_size(resnet, forget_images, image_pro
     weights = []
     for batch_size in (3, 10):
         model = copy.deepcopy(resnet)
-        train(
-            model,
-            forget_images,
-            image_processor,
-            tmp_path,
-            forget_kind="images",
-            moving_weights="head",
-            per_device_train_batch_size=batch_size,
-        )
+        train(model, forget_images, image_processor, tmp_path, **BY_HEAD, per_device_train_batch_size=batch_size)
         weights.append(model.state_dict())
     for name, value in weights[0].items():
         # Features differ by rounding, 1e-7; the minimum of a convex function moves as little.
@@ -270,15 +258,7 @@ def test_passes_of_the_head_are_counted(resnet, forget_images, image_processor, 
     monkeypatch.setattr(guard, "impressions", lambda forward, pool, *_: (pool[:3], 0))
     sizes = []
     resnet.classifier[1].register_forward_hook(lambda module, args, output: sizes.append(len(output)))
-    trainer = train(
-        resnet,
-        forget_images,
-        image_processor,
-        tmp_path,
-        forget_kind="images",
-        moving_weights="head",
-        per_device_train_batch_size=10,
-    )
+    trainer = train(resnet, forget_images, image_processor, tmp_path, **BY_HEAD, per_device_train_batch_size=10)
     assert trainer.passes == sizes.count(10) == 1 + 2 + 1 + 5 + 1
 
 
@@ -290,7 +270,7 @@ def without_head(resnet):
 
 def test_head_asked_for_of_a_model_without_one_is_refused(without_head, forget_images, image_processor, tmp_path):
     with pytest.raises(InputError, match="needs a model that ends in a linear layer. Valid: all, last_stage"):
-        train(without_head, forget_images, image_processor, tmp_path, forget_kind="images", moving_weights="head")
+        train(without_head, forget_images, image_processor, tmp_path, **BY_HEAD)
 
 
 def test_class_request_may_move_the_head_alone(resnet, forget_images, image_processor, tmp_path):
