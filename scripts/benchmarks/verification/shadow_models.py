@@ -5,12 +5,13 @@ Train shadow models, have them unlearn, and attack them with U-LiRA and RMIA; th
         --output_dir shadows --num_train_epochs 12 --learning_rate 2e-3 --per_device_train_batch_size 32
 
 Each shadow model has the configuration of the model, fresh weights, and all training images but a random half of
---num_targets ones; then it unlearns the other half with JiT's defaults. Give the recipe that the model was trained
-with. The logits are kept by a hash of everything that they depend on: a run that was interrupted goes on where it
+--num_targets ones; then it unlearns the other half, by JiT's default and by the head alone, and a third is trained without
+any of the targets, as retraining would. Give the recipe that the model was trained with. The logits are kept by a hash of everything that they depend on: a run that was interrupted goes on where it
 stopped, more models can be added with a larger --num_models, and a changed recipe, image or version
 (of this package, torch or transformers) starts anew. All images are held in memory by each of --num_processes.
 """
 
+import copy
 import hashlib
 import json
 import sys
@@ -29,6 +30,7 @@ from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
     HfArgumentParser,
+    PreTrainedModel,
     PrinterCallback,
     Trainer,
     TrainingArguments,
@@ -43,6 +45,10 @@ from hf_unlearn.data.labels import find_label_column, match_labels
 from hf_unlearn.errors import InputError
 from hf_unlearn.evaluation.attacks import ShadowModels, attack_shadow_models
 from scripts.benchmarks.networks import be_quiet, quiet_trainer
+
+
+# How the targets are forgotten; None: another model is trained without them.
+WAYS = {"default": {}, "head": {"moving_weights": "head"}, "retrained": None}
 
 
 @dataclass
@@ -148,14 +154,28 @@ def content_key(number: int, images: Images, args: ShadowArguments) -> str:
 
 
 def train_shadow_model(number: int, images: Images, args: ShadowArguments, path: Path) -> float:
-    """Trains one model, has it unlearn its targets, and writes its logits; returns the seconds that it took."""
+    """Trains one model, has its targets forgotten in each way, and writes all logits; returns the seconds that it took."""
     start = time.perf_counter()
     members = members_of(number, args)
-    rows = np.concatenate([np.flatnonzero(members), np.arange(args.num_targets, len(images.train))])
-    forget = Memory(
-        *(values[: args.num_targets][members] for values in (images.train.pixel_values, images.train.labels))
-    )
+    others = np.arange(args.num_targets, len(images.train))
     seed = int(np.random.default_rng([args.seed, number, 1]).integers(2**31))
+    model = train_model(images, np.concatenate([np.flatnonzero(members), others]), args, seed)
+    logits = {"trained": logits_of(model, images, args)}
+    for way, settings in WAYS.items():
+        if settings is None:
+            forgetful = train_model(images, others, args, seed + 1)
+        else:
+            forgetful = unlearn(copy.deepcopy(model), images, members, settings, seed)
+        logits[way] = logits_of(forgetful, images, args)
+    # Written aside first: what has its name is whole.
+    aside = path.with_suffix(".incomplete.npz")
+    np.savez(aside, members=members, **logits)
+    aside.replace(path)
+    return time.perf_counter() - start
+
+
+def train_model(images: Images, rows: np.ndarray, args: ShadowArguments, seed: int) -> PreTrainedModel:
+    """A model of the recipe, trained on these images."""
     set_seed(seed)
     model = AutoModelForImageClassification.from_config(images.config)
     model.accepts_loss_kwargs = False
@@ -168,18 +188,20 @@ def train_shadow_model(number: int, images: Images, args: ShadowArguments, path:
         trainer = Trainer(model, config, train_dataset=torch.utils.data.Subset(images.train, rows.tolist()))
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-        trained = logits_of(model, images, args)
+    return model
+
+
+def unlearn(model: PreTrainedModel, images: Images, members: np.ndarray, settings: dict, seed: int) -> PreTrainedModel:
+    """The model after JiT on its targets."""
+    values = (images.train.pixel_values, images.train.labels)
+    forget = Memory(*(value[: len(members)][members] for value in values))
+    with tempfile.TemporaryDirectory() as folder:
         # A collapsed model is the method's fault, and the attack is to see it.
         trainer = quiet_trainer(
-            model, forget, folder, images.image_processor, forget_kind="images", allow_collapse=True, seed=seed
-        )
+            model, forget, folder, images.image_processor, forget_kind="images", allow_collapse=True, seed=seed, **settings
+        )  # fmt: skip
         trainer.train()
-        unlearned = logits_of(model, images, args)
-    # Written aside first: what has its name is whole.
-    aside = path.with_suffix(".incomplete.npz")
-    np.savez(aside, trained=trained, unlearned=unlearned, members=members)
-    aside.replace(path)
-    return time.perf_counter() - start
+    return model
 
 
 @torch.no_grad()
@@ -234,42 +256,49 @@ def main(data_args: DataArguments, args: ShadowArguments) -> dict:
                 )
     files = [np.load(paths[number]) for number in range(args.num_models)]
     labels = torch.cat([images.train.labels[: args.num_targets], images.population.labels]).numpy()
-    shadow_models = ShadowModels(
-        trained=np.stack([file["trained"] for file in files]),
-        unlearned=np.stack([file["unlearned"] for file in files]),
-        labels=labels,
-        members=np.stack([file["members"] for file in files]),
-    )
-    results = attack_shadow_models(shadow_models)
-    report(shadow_models, results)
+    stacked = {name: np.stack([file[name] for file in files]) for name in ("members", "trained", *WAYS)}
+    ways = {
+        way: ShadowModels(stacked["trained"], stacked[way], labels=labels, members=stacked["members"]) for way in WAYS
+    }
+    attacks = {way: attack_shadow_models(shadow_models) for way, shadow_models in ways.items()}
+    # Before unlearning there is one model, whatever comes after.
+    results = {"original": attacks["default"]["original"]}
+    results |= {
+        f"{game}, {way}": found
+        for way, games in attacks.items()
+        for game, found in games.items()
+        if game != "original"
+    }
+    shares = accuracies({"trained": stacked["trained"]} | {way: stacked[way] for way in WAYS}, ways["default"])
+    report(shares, results)
     settings = {
         name: value for name, value in asdict(args).items() if name not in ("output_dir", "model_name_or_path")
     }
-    text = json.dumps({"settings": settings, "accuracy": accuracies(shadow_models), "attacks": results}, indent=2)
+    text = json.dumps({"settings": settings, "accuracy": shares, "attacks": results}, indent=2)
     (folder / "attacks.json").write_text(text + "\n", encoding="utf-8")
     return results
 
 
-def accuracies(shadow_models: ShadowModels) -> dict[str, float]:
+def accuracies(logits: dict[str, np.ndarray], shadow_models: ShadowModels) -> dict[str, float]:
     """Mean over the models: on targets that they were trained on, on those that they were not, and the population."""
-    num_targets, shares = shadow_models.members.shape[1], {}
-    for name in ("trained", "unlearned"):
-        hits = getattr(shadow_models, name).argmax(axis=-1) == shadow_models.labels
-        shares[f"{name}, members"] = float(hits[:, :num_targets][shadow_models.members].mean())
-        shares[f"{name}, others"] = float(hits[:, :num_targets][~shadow_models.members].mean())
-        shares[f"{name}, population"] = float(hits[:, num_targets:].mean())
+    members, shares = shadow_models.members, {}
+    for name, values in logits.items():
+        hits = values.argmax(axis=-1) == shadow_models.labels
+        shares[f"{name}, members"] = float(hits[:, : members.shape[1]][members].mean())
+        shares[f"{name}, others"] = float(hits[:, : members.shape[1]][~members].mean())
+        shares[f"{name}, population"] = float(hits[:, members.shape[1] :].mean())
     return shares
 
 
-def report(shadow_models: ShadowModels, results: dict) -> None:
+def report(shares: dict[str, float], results: dict) -> None:
     """The tables."""
-    for name, share in accuracies(shadow_models).items():
+    for name, share in shares.items():
         print(f"accuracy, {name}: {100 * share:.1f} %")
-    print(f"\n{'':28}{'attack':8}{'AUC':>6}{'± s.e.':>8}{'TPR at 1 % FPR':>16}{'at 0.1 %':>10}")
+    print(f"\n{'':40}{'attack':8}{'AUC':>6}{'± s.e.':>8}{'TPR at 1 % FPR':>16}{'at 0.1 %':>10}")
     for game, attacks in results.items():
         for attack, rates in attacks.items():
             print(
-                f"{game:28}{attack:8}{rates['auc']:6.3f}{rates['auc_standard_error']:8.3f}"
+                f"{game:40}{attack:8}{rates['auc']:6.3f}{rates['auc_standard_error']:8.3f}"
                 f"{100 * rates['tpr_at_1_percent_fpr']:14.1f} %{100 * rates['tpr_at_0.1_percent_fpr']:8.1f} %"
             )
 

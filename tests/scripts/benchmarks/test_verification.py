@@ -47,12 +47,13 @@ def test_models_that_are_there_are_not_trained_again(arguments, tmp_path, monkey
     script.train_shadow_model(0, images, args, paths[0])
     script.train_shadow_model(0, images, args, again)
     with np.load(paths[0]) as file, np.load(again) as same:
-        assert file["trained"].shape == file["unlearned"].shape == (14, 3)
-        np.testing.assert_array_equal(same["unlearned"], file["unlearned"])
+        for name in ("trained", *script.WAYS):
+            assert file[name].shape == (14, 3)
+            np.testing.assert_array_equal(same[name], file[name])
     rng = np.random.default_rng(0)
     for number, path in list(enumerate(paths))[1:]:
-        trained, unlearned = rng.normal(size=(2, 14, 3))
-        np.savez(path, trained=trained, unlearned=unlearned, members=script.members_of(number, args))
+        logits = dict(zip(("trained", *script.WAYS), rng.normal(size=(4, 14, 3)), strict=True))
+        np.savez(path, members=script.members_of(number, args), **logits)
     # Without its pool the script can train nothing.
     monkeypatch.setattr(script, "ProcessPoolExecutor", None)
     results = script.main(data_args, args)
