@@ -1,6 +1,7 @@
 """JiT: forget by flattening the model's output around each forget image."""
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -19,6 +20,7 @@ from ..unlearning.attention import attention_by_products
 from ..unlearning.early_features import EarlyFeatures, find_cut
 from ..unlearning.guard import CHANGE_LIMIT, DISTANCE_LIMIT, JIT_CHANGE_LIMIT
 from ..unlearning.head_edit import find_heads
+from ..unlearning.layout import in_passes
 from ..unlearning.losses import KeyedNoise, jit_loss
 from ..unlearning.mode import freeze_batch_norm
 from ..unlearning.original import swap_weights
@@ -79,6 +81,8 @@ class JiTTrainer(UnlearningTrainer):
             raise InputError("step_rule", "'auto' does not run under DeepSpeed. Use FSDP, or --step_rule fixed.")
         self.heads: list[nn.Linear] = []
         self.early_features: EarlyFeatures | None = None
+        # Perturbed images of a pass that memory was not refused for.
+        self.most_at_once = sys.maxsize
 
     def train(
         self,
@@ -190,7 +194,7 @@ class JiTTrainer(UnlearningTrainer):
                 logits = model(pixel_values=pixel_values).logits
             else:
                 with in_bf16(), attention_by_products():
-                    logits = torch.cat([model(pixel_values=some).logits for some in pixel_values.split(at_once)])
+                    logits = self.perturbed_logits(model, pixel_values, at_once)
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             if is_clean:
                 clean_logits = logits.detach()
@@ -231,6 +235,18 @@ class JiTTrainer(UnlearningTrainer):
         in_16_bits = self.args.bf16_perturbations or self.args.bf16 or self.args.fp16
         at_once = self.images_at_once * (2 if in_16_bits and not self.is_sharded else 1)
         return max(1, min(self.args.num_perturbations, at_once // 2 // batch_size)), at_once
+
+    def perturbed_logits(self, model: nn.Module, pixel_values: torch.Tensor, at_once: int) -> torch.Tensor:
+        """Logits of perturbed images, `at_once` a pass. Where memory is refused, passes are halved for the rest of the run."""
+        if self.accelerator.num_processes > 1:
+            # Every process makes the same number of passes, or they wait for each other forever.
+            return torch.cat([model(pixel_values=some).logits for some in pixel_values.split(at_once)])
+        first = min(at_once, self.most_at_once)
+        logits, fitting = in_passes(lambda some: model(pixel_values=some).logits, pixel_values, first)
+        if fitting < first:
+            self.most_at_once = fitting
+            logger.warning(f"The device has no memory for {first} images in a pass: {fitting} pass from now on.")
+        return logits
 
     # ---- The automatic step ----
 

@@ -117,3 +117,32 @@ def most_that_fit(forward: Callable[[int], object], number: int, at_least: int) 
         except torch.OutOfMemoryError:
             number = max(number // 2, at_least)
     return number
+
+
+def in_passes(
+    forward: Callable[[torch.Tensor], torch.Tensor], pixel_values: torch.Tensor, at_once: int
+) -> tuple[torch.Tensor, int]:
+    """
+    Passes images so many at a time; where memory is refused, half as many from there on.
+
+    Args:
+        forward (`Callable`):
+            Maps pixel values to outputs, row by row.
+        pixel_values (`torch.Tensor` of shape `(B, C, H, W)`):
+            The images.
+        at_once (`int`):
+            How many to pass at first.
+
+    Returns:
+        The outputs of all images, and how many passed at a time in the end.
+    """
+    outputs, start = [], 0
+    while start < len(pixel_values):
+        try:
+            outputs.append(forward(pixel_values[start : start + at_once]))
+            start += at_once
+        except torch.OutOfMemoryError:
+            if at_once == 1:
+                raise
+            at_once = min(at_once, len(pixel_values) - start) // 2 or 1
+    return torch.cat(outputs), at_once

@@ -69,9 +69,9 @@ def flops_of(function) -> int:
     return counter.get_total_flops()
 
 
-def matmul_rate(dtype: torch.dtype, device: str) -> float:
-    """GFLOP/s of a large matrix product."""
-    size = 8192 if device == "cuda" else 2048
+def matmul_rate(dtype: torch.dtype, device: str, size: int | None = None) -> float:
+    """GFLOP/s of a matrix product, a large one if no size is given."""
+    size = size or (8192 if device == "cuda" else 2048)
     matrix = torch.randn(size, size, device=device).to(dtype)
     seconds = alternate({"matmul": lambda: matrix @ matrix}, 5, device)["matmul"]
     return 2 * size**3 / statistics.median(seconds) / 1e9
