@@ -69,6 +69,41 @@ def test_passes_that_find_no_memory_are_halved():
         assert most_that_fit(forward, number, at_least) == found and tried == trials
 
 
+def test_perturbed_passes_that_find_no_memory_are_halved_and_the_loss_stays(resnet, tmp_path):
+    """Four images, six perturbations: passes of more than five images are refused, so that three pass at a time from then on."""
+    forget = [{"pixel_values": torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(k))} for k in range(4)]
+    args = JiTConfig(
+        str(tmp_path),
+        step_rule="fixed",
+        num_perturbations=6,
+        perturbation_chunk_size=3,
+        use_cpu=True,
+        noise_clamp="none",
+    )
+    trainer = JiTTrainer(resnet, args, forget_dataset=forget)
+    pixel_values = torch.stack([image["pixel_values"] for image in forget])
+    inputs = {"pixel_values": pixel_values, "sample_index": torch.arange(4), "positions": list(range(4))}
+
+    def refuse(module, arguments, named):
+        sizes.append(len(named["pixel_values"]))
+        if sizes[-1] > 5:
+            raise torch.OutOfMemoryError
+
+    sizes, losses = [], [trainer.unlearning_loss(resnet, dict(inputs))[0]]
+    resnet.register_forward_pre_hook(refuse, with_kwargs=True)
+    losses += [trainer.unlearning_loss(resnet, dict(inputs))[0] for _ in range(2)]
+    assert sizes == [12, 6] + 8 * [3] + [4] + 8 * [3] + [4]
+    assert torch.allclose(losses[1], losses[0]) and torch.equal(losses[2], losses[1])
+
+
+def test_a_single_image_that_finds_no_memory_is_an_error():
+    def forward(pixel_values):
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        layout.in_passes(forward, torch.zeros(3, 1), at_once=8)
+
+
 def test_passes_without_a_gradient_are_even(resnet, dataset, image_processor, tmp_path, monkeypatch):
     """Seven images, four at once: two passes of four with one image of weight zero, and not a batch of the update."""
     monkeypatch.setattr(
