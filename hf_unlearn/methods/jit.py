@@ -26,7 +26,7 @@ from ..unlearning.mode import freeze_batch_norm
 from ..unlearning.original import swap_weights
 from ..unlearning.precision import weights_cast_once
 from ..unlearning.single_images import forget_by_head
-from ..unlearning.step_size import GradientSum, blur, last_stage_and_head, search_length, shift, turn
+from ..unlearning.step_size import GradientSum, blur, freeze_all_but, last_stage_and_head, search_length, shift, turn
 from ..unlearning.surroundings import forget_by_surroundings
 from ..unlearning.trainer import UnlearningTrainer
 from .jit_config import JiTConfig
@@ -127,13 +127,7 @@ class JiTTrainer(UnlearningTrainer):
             names = {name for name, parameter in self.model.named_parameters() if id(parameter) in own}
         else:
             names = last_stage_and_head(self.model, pixel_values)
-        trainable = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
-        if not names & trainable.keys():
-            return []
-        frozen = [parameter for name, parameter in trainable.items() if name not in names]
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        return frozen
+        return freeze_all_but(self.model, names)
 
     def find_early_features(self) -> EarlyFeatures | None:
         """The features at which the network can be cut; `None` where it cannot, or where hooks are not obeyed."""

@@ -27,7 +27,7 @@ from ..unlearning.losses import kl_divergence
 from ..unlearning.noise_images import NoiseSet, check_forget_kind
 from ..unlearning.original import swap_weights
 from ..unlearning.random_model import random_model
-from ..unlearning.step_size import last_stage_and_head
+from ..unlearning.step_size import freeze_all_but, last_stage_and_head
 from ..unlearning.surrogates import (
     IMPRESSION_PLACES,
     MAX_FORGET,
@@ -36,6 +36,7 @@ from ..unlearning.surrogates import (
     Surrogates,
     make_impressions,
 )
+from ..unlearning.teacher import Teacher
 from ..unlearning.trainer import UnlearningTrainer
 from .rebuild_config import RebuildConfig
 
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 # Measured in docs/removal.md.
 TEMPERATURE = 4.0
 # How much the likeness of forget images among each other weighs.
-SPREAD = 0.2
+SPREAD = 0.6
 # How sure of forget images the target is, on average: models that never saw a class gave 0.73 to 0.80 to its images.
 SURENESS = 0.8
 MAX_ROUNDS = 4
@@ -69,10 +70,10 @@ class RebuildTrainer(UnlearningTrainer):
 
         θ ← (1 − α) θ + α θ_new,    θ_new ~ the initialisation of the architecture,
 
-    with α = 1 for the last stage and the head and `shrink` for the rest, and the original model t, with the class y struck
-    out of its answers, is distilled into the copy s on surrogate images x:
+    with α = `late_shrink` for the last stage and the head and `shrink` for the rest, which by default does not move at all, and
+    the original model t, with the class y struck out of its answers, is distilled into the copy s on surrogate images x:
 
-        ℓ(x) = τ² KL(m_y(t(x)) / τ ‖ s(x) / τ) + λ max(0, cos(φ(x), φ(x')) − mean_z cos(φ(x), φ(z))),   τ = 4, λ = 0.2
+        ℓ(x) = τ² KL(m_y(t(x)) / τ ‖ s(x) / τ) + λ max(0, cos(φ(x), φ(x')) − mean_z cos(φ(x), φ(z))),   τ = 4, λ = 0.6
 
     m_y sets the logit of y to −∞, and multiplies the others by a factor, in the measure in which y was believed in: it is
     chosen so that the target is as sure of forget images, on average, as models are of a class that they never saw (0.8).
@@ -143,6 +144,8 @@ class RebuildTrainer(UnlearningTrainer):
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
         self.judged_at, self.last_update = None, self.args.num_updates * MAX_ROUNDS
+        late = last_stage_and_head(self.model.eval(), self.first_image())
+        frozen = freeze_all_but(self.model, late) if self.args.shrink == 0 else []
         checkpoint = resume_from_checkpoint
         if checkpoint is True:
             checkpoint = get_last_checkpoint(self.args.output_dir)
@@ -151,7 +154,11 @@ class RebuildTrainer(UnlearningTrainer):
             # The Trainer forgets when it resumes that the run had come to its end.
             if state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:
                 self.last_update = state.global_step
-        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        try:
+            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(True)
 
     # ---- The images ----
 
@@ -170,16 +177,18 @@ class RebuildTrainer(UnlearningTrainer):
 
     def prepare(self) -> None:
         """Makes the teacher and the impressions, and shrinks and perturbs the weights."""
-        self.teacher = copy.deepcopy(self.model).eval().requires_grad_(False)
+        # Where hooks are obeyed.
+        cuts = not (self.args.recomputes_activations or self.args.torch_compile)
+        self.teacher = Teacher(self.model.eval(), self.first_image(), cuts)
         self.vanishing = self.answers.unique()
         if len(self.vanishing) >= self.num_labels:
             raise InputError("forget_dataset", "has all classes of the model: there is nothing to rebuild.")
         self.factor = self.find_factor()
-        self.heads = find_heads(self.model.eval(), self.first_image())
+        self.heads = find_heads(self.model, self.first_image())
         forget = self.pixel_values_of(self.train_dataset)
         with torch.enable_grad():
             impressions = make_impressions(
-                lambda pixel_values: self.teacher(pixel_values=pixel_values).logits.float(),
+                lambda pixel_values: self.teacher.model(pixel_values=pixel_values).logits.float(),
                 forget,
                 self.guard,
                 self.args.seed,
@@ -198,11 +207,12 @@ class RebuildTrainer(UnlearningTrainer):
     @torch.no_grad()
     def shrink_and_perturb(self) -> None:
         new = dict(random_model(self.model, self.args.seed).named_parameters())
+        # All of them, where a model has no stages.
         late = last_stage_and_head(self.model, self.first_image())
-        # A model without stages is shrunk as a whole.
-        late = late if len(late) < len(new) else set()
         for name, parameter in self.model.named_parameters():
-            parameter.lerp_(new[name].to(parameter), 1.0 if name in late else self.args.shrink)
+            share = self.args.late_shrink if name in late else self.args.shrink
+            if share > 0:
+                parameter.lerp_(new[name].to(parameter), share)
 
     # ---- The update ----
 
@@ -212,16 +222,11 @@ class RebuildTrainer(UnlearningTrainer):
             self.lr_scheduler = LambdaLR(given, partial(one_cycle, self.args.num_updates))
         return self.lr_scheduler
 
-    @torch.no_grad()
-    def struck_out(self, pixel_values: torch.Tensor, factor: float = 1.0) -> torch.Tensor:
-        """
-        The original's logits without the classes that are to vanish, the others multiplied by a factor in the measure in
-        which these were believed in.
-        """
-        return self.strike_out(self.teacher(pixel_values=pixel_values).logits.float(), factor)
-
     def strike_out(self, logits: torch.Tensor, factor: float) -> torch.Tensor:
-        """Does this to logits of shape `(B, K)`."""
+        """
+        The original's logits, of shape `(B, K)`, without the classes that are to vanish, the others multiplied by a factor in
+        the measure in which these were believed in.
+        """
         belief = logits.softmax(dim=-1)[:, self.vanishing].sum(dim=-1, keepdim=True)
         return (logits * (1 + (factor - 1) * belief)).index_fill(1, self.vanishing, -torch.inf)
 
@@ -229,10 +234,7 @@ class RebuildTrainer(UnlearningTrainer):
     def find_factor(self) -> float:
         """The factor that makes the target as sure of the forget images, on average, as `SURENESS`; by bisection."""
         batches = self.dataloader(self.train_dataset, self.forget_batch_size)
-        seen = [
-            (self.teacher(pixel_values=batch["pixel_values"]).logits.float(), batch["sample_weight"])
-            for batch in batches
-        ]
+        seen = [(self.teacher.look(batch["pixel_values"])[0], batch["sample_weight"]) for batch in batches]
         logits, weight = (torch.cat(parts) for parts in zip(*seen, strict=True))
         low, high = 0.25, 64.0
         for _ in range(30):
@@ -248,28 +250,37 @@ class RebuildTrainer(UnlearningTrainer):
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         places = inputs["sample_index"] - self.training_set.start["surrogates"]
         images, is_forget, others = self.surrogates.of_update(self.state.global_step, places)
-        target = self.struck_out(images, self.factor)
+        everything = torch.cat([images, others])
+        said, early = self.teacher.look(everything)
+        target = self.strike_out(said[: len(images)], self.factor)
         with head_inputs(self.heads) as seen:
-            logits = model(pixel_values=torch.cat([images, others])).logits.float()[: len(images)]
+            logits = self.teacher.logits_of_other(model, everything, early).float()[: len(images)]
         loss = TEMPERATURE**2 * kl_divergence(target / TEMPERATURE, logits / TEMPERATURE)
         if self.heads:
             features = F.normalize(seen[0].float(), dim=1)
             own = features[: len(images)][is_forget]
             alike = (own * features[len(images) :]).sum(dim=1)
-            any_two = own.detach() @ self.mean_feature_of_impressions()
+            any_two = own.detach() @ self.mean_feature_of_impressions(places, features.detach())
             # The trainer takes the mean over the update, which has more images than these.
             share = SPREAD * NUM_IMAGES / PARTS["forget"]
             loss = loss.index_add(0, is_forget.nonzero()[:, 0], share * (alike - any_two).clamp(min=0))
         return loss, {"agreement": (logits.argmax(dim=-1) == target.argmax(dim=-1)).float()}
 
     @torch.no_grad()
-    def mean_feature_of_impressions(self) -> torch.Tensor:
+    def mean_feature_of_impressions(self, places: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """
         Of all impressions of the update, scaled to length 1, of shape `(d,)`: the same on every process and for every part of
         the update, which a mean over the images at hand is not.
+
+        Args:
+            places (`torch.Tensor` of shape `(B,)`): of the images at hand.
+            features (`torch.Tensor` of shape `(B + b, d)`): theirs first.
         """
+        if len(places) == NUM_IMAGES:
+            return features[: len(places)][torch.isin(places, IMPRESSION_PLACES.to(places))].mean(dim=0)
+        images = self.surrogates.of_update(self.state.global_step, IMPRESSION_PLACES)[0]
         with head_inputs(self.heads) as seen:
-            self.model(pixel_values=self.surrogates.of_update(self.state.global_step, IMPRESSION_PLACES)[0])
+            self.model(pixel_values=images)
         return F.normalize(seen[0].float(), dim=1).mean(dim=0)
 
     # ---- When to stop ----
@@ -289,8 +300,9 @@ class RebuildTrainer(UnlearningTrainer):
         total, count = 0.0, 0
         for number in range(NUM_HELD_OUT):
             images, _, _ = self.surrogates.of_update(-1 - number, torch.arange(NUM_IMAGES))
-            belief = self.struck_out(images).softmax(dim=-1)
-            answers = self.model(pixel_values=images).logits.argmax(dim=-1, keepdim=True)
+            said, early = self.teacher.look(images)
+            belief = self.strike_out(said, 1.0).softmax(dim=-1)
+            answers = self.teacher.logits_of_other(self.model, images, early).argmax(dim=-1, keepdim=True)
             total += (belief.amax(dim=-1) - belief.gather(1, answers)[:, 0]).sum().item()
             count += len(images)
         return 100 * LOST_PER_SURROGATE * total / count

@@ -59,6 +59,28 @@ def last_stage_and_head(model: nn.Module, pixel_values: torch.Tensor) -> set[str
     return {name for name in everything if name.rpartition(".")[0] in late or name.startswith(f"{last_part}.")}
 
 
+def freeze_all_but(model: nn.Module, names: set[str]) -> list[nn.Parameter]:
+    """
+    Freezes all weights but these.
+
+    Args:
+        model (`nn.Module`):
+            Any model.
+        names (`set[str]`):
+            Names of the weights that are to move, as in `model.named_parameters()`.
+
+    Returns:
+        `list[nn.Parameter]`: those that were not frozen before; none if the named ones cannot move, for then nothing is frozen.
+    """
+    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if not names & trainable.keys():
+        return []
+    frozen = [parameter for name, parameter in trainable.items() if name not in names]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    return frozen
+
+
 class GradientSum(torch.optim.Optimizer):
     """
     Adds up gradients and moves nothing: the direction of the automatic step is the gradient over the whole forget set,

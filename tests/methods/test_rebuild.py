@@ -27,28 +27,60 @@ def few_impressions(monkeypatch):
     monkeypatch.setattr(surrogates, "IMPRESSIONS_PER_CLASS", 4)
 
 
-def start_of(model, shrink=0.3):
-    """(1 − α) θ + α θ_new, with α = 1 for the last stage and the head; the Trainer's seed is 42."""
+def start_of(model, shrink=0.0, late_shrink=0.6):
+    """(1 − α) θ + α θ_new, with another α for the last stage and the head; the Trainer's seed is 42."""
     new = dict(random_model(model, 42).named_parameters())
     late = last_stage_and_head(model, torch.zeros(1, 3, 16, 16))
     started = copy.deepcopy(model)
     with torch.no_grad():
         for name, parameter in started.named_parameters():
-            parameter.copy_(new[name] if name in late else (1 - shrink) * parameter + shrink * new[name])
+            alpha = late_shrink if name in late else shrink
+            parameter.copy_((1 - alpha) * parameter + alpha * new[name])
     return started
 
 
-def test_starts_from_shrunk_weights_and_a_new_last_stage(tmp_path):
-    trainer = make_trainer("rebuild", tmp_path, **SETTINGS, learning_rate=0.0)
+@pytest.mark.parametrize("shrink", [0.0, 0.3])
+def test_starts_from_shrunk_weights(tmp_path, shrink):
+    trainer = make_trainer("rebuild", tmp_path, **SETTINGS, learning_rate=0.0, shrink=shrink)
     trainer.train()
-    assert_same_weights(trainer.model, start_of(make_model("resnet")))
+    assert_same_weights(trainer.model, start_of(make_model("resnet"), shrink))
 
 
-def test_an_update_is_that_of_the_definition(tmp_path):
-    trainer = make_trainer("rebuild", tmp_path, **{**SETTINGS, "num_updates": 1}, learning_rate=0.5)
+def test_weights_before_the_last_stage_stay_as_they_are_to_the_bit(tmp_path):
+    trainer = make_trainer("rebuild", tmp_path, **SETTINGS, learning_rate=0.5)
+    trainer.train()
+    late = last_stage_and_head(trainer.model, torch.zeros(1, 3, 16, 16))
+    for name, weight in make_model("resnet").named_parameters():
+        assert torch.equal(trainer.model.get_parameter(name), weight) == (name not in late), name
+    assert all(weight.requires_grad for weight in trainer.model.parameters())
+
+
+@pytest.mark.parametrize("architecture", ["resnet", "vit", "convnext"])
+def test_the_part_that_stays_passes_once_for_both_models(tmp_path, architecture):
+    """The copy's logits are those of a whole pass, and its early modules do not run for them."""
+    trainer = make_trainer("rebuild", tmp_path, architecture=architecture, **SETTINGS, learning_rate=0.5)
+    trainer.train()
+    x, _ = tensors(CATS)
+    teacher, model = trainer.teacher, trainer.model
+    _, features = teacher.look(x)
+    inner = [module for early in teacher.cut.early for module in early.modules() if not list(module.children())]
+    ran = []
+    hook = inner[-1].register_forward_hook(lambda *args: ran.append(1))
+    with torch.no_grad():
+        logits = teacher.logits_of_other(model, x, features)
+        assert not ran
+        torch.testing.assert_close(logits, model(pixel_values=x).logits, rtol=0, atol=1e-5)
+    assert ran
+    hook.remove()
+
+
+@pytest.mark.parametrize("shrink", [0.0, 0.3])
+def test_an_update_is_that_of_the_definition(tmp_path, shrink):
+    trainer = make_trainer("rebuild", tmp_path, **{**SETTINGS, "num_updates": 1}, learning_rate=0.5, shrink=shrink)
     trainer.train()
 
-    teacher, model = make_model("resnet").eval(), start_of(make_model("resnet")).eval()
+    teacher, start = make_model("resnet").eval(), start_of(make_model("resnet"), shrink).eval()
+    model = copy.deepcopy(start)
     images, is_forget, others = trainer.surrogates.of_update(0, torch.arange(NUM_IMAGES))
     assert is_forget.tolist() == [place < 16 for place in range(128)]
     with torch.no_grad():
@@ -67,9 +99,13 @@ def test_an_update_is_that_of_the_definition(tmp_path):
         log_probabilities = (model(pixel_values=images[i : i + 1]).logits[0] / 4).log_softmax(dim=0)[1:]
         total = total + 16 * (target * (target.log() - log_probabilities)).sum() / NUM_IMAGES
     for i in range(16):
-        total = total + 0.2 * F.relu(own[i] @ theirs[i] - own[i].detach() @ center) / 16
+        total = total + 0.6 * F.relu(own[i] @ theirs[i] - own[i].detach() @ center) / 16
     # The rate begins at 4 % of the highest.
     sgd_step(model, total, 0.04 * 0.5)
+    if shrink == 0:
+        late = last_stage_and_head(model, torch.zeros(1, 3, 16, 16))
+        early = {name: weight for name, weight in start.state_dict().items() if name not in late}
+        model.load_state_dict(early, strict=False)
     assert_same_weights(trainer.model, model)
 
 
@@ -80,7 +116,7 @@ def test_target_is_as_sure_of_the_forget_images_as_of_a_class_never_seen(tmp_pat
         trainer.model.classifier[1].bias[0] += 100
     trainer.train()
     x, _ = tensors(CATS)
-    target = trainer.struck_out(x, trainer.factor).softmax(dim=1)
+    target = trainer.strike_out(trainer.teacher.look(x)[0], trainer.factor).softmax(dim=1)
     assert target[:, 0].max() == 0
     assert target.amax(dim=1).mean().item() == pytest.approx(0.8, abs=1e-3)
 
