@@ -329,8 +329,8 @@ class RebuildTrainer(UnlearningTrainer):
         return (
             f"Rebuilt in {self.state.global_step} updates. Estimated on images made for it, "
             f"{self.accuracy_lost:.1f} points of accuracy on the other classes are lost (at most "
-            f"{self.args.max_accuracy_lost:g} were asked for). On models that generalise well the estimate was 2 to 5 points "
-            "too low: measure it. hf-unlearn verify measures what is left of the class."
+            f"{self.args.max_accuracy_lost:g} were asked for). The estimate was up to 2 points too low where it was checked: "
+            "measure it. hf-unlearn verify measures what is left of the class."
         )
 
 

@@ -1,5 +1,5 @@
 """
-How far `--shrink`, the length and given images move what rebuild loses and what it leaves; docs/removal.md:
+How far `--late_shrink`, the length and given images move what rebuild loses and what it leaves; docs/removal.md:
 
     python -m scripts.benchmarks.removal.sweep --models_dir models --cifar_dir cifar10
     python -m scripts.benchmarks.removal.sweep --summary
@@ -7,7 +7,7 @@ How far `--shrink`, the length and given images move what rebuild loses and what
 Nineteen cases: a class of the digits, of an over-fitted ResNet on CIFAR-10, of four architectures on Fashion-MNIST and of
 50 kinds of small pictures, each with an original and three models retrained without the class, which are trained where
 they are not there. Minutes on a GPU, where the committed rows were measured; many hours on a CPU. What has a row is not
-done again. Rows with a setting that SETTINGS does not have are from research code.
+done again. Rows with a setting that SETTINGS does not have are from research code, or of the default before ("before").
 """
 
 import argparse
@@ -66,15 +66,10 @@ CASES = [
 NUM_RETRAINED = 3
 # One round, however much is lost; `retain`: the share of the retained images that is given.
 SETTINGS = {
-    "default": {},
-    "one round": {"max_steps": 800},
-    "α 0": {"shrink": 0.0, "max_steps": 800},
-    "α 0.1": {"shrink": 0.1, "max_steps": 800},
-    "α 0.6, 2,400": {"shrink": 0.6, "num_updates": 2400, "max_steps": 2400},
-    "α 1, 3,200": {"shrink": 1.0, "num_updates": 3200, "max_steps": 3200},
-    "1 % retained": {"retain": 0.01, "max_steps": 800},
-    "5 % retained": {"retain": 0.05, "max_steps": 800},
-    "10 % retained": {"retain": 0.10, "max_steps": 800},
+    "default": {"max_steps": 800},
+    "late stage new": {"late_shrink": 1.0, "max_steps": 800},
+    "2,400 updates": {"num_updates": 2400, "max_steps": 2400},
+    "late stage new, 5 % retained": {"late_shrink": 1.0, "retain": 0.05, "max_steps": 800},
 }
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -241,7 +236,7 @@ def summarise(options) -> None:
             for measure in ("relearning", "prototype", "information"):
                 collected[data, name][measure] += ways(row, original, retrained, measure)
             if "retained" not in name:
-                scatter[data].append((float(row["estimate"]), lost))
+                scatter[data, name.startswith("before")].append((float(row["estimate"]), lost))
     table = []
     order = [*SETTINGS, *sorted({name for _, name in collected} - SETTINGS.keys())]
     for data, name in sorted(collected, key=lambda pair: (list(GROUPS).index(pair[0]), order.index(pair[1]))):
@@ -264,25 +259,33 @@ def summarise(options) -> None:
         "information, %",
     ]
     page = options.page.read_text(encoding="utf-8")
-    lines = [
-        [GROUPS[data], str(len(pairs)), *(f"{np.median([pair[i] for pair in pairs]):.1f}" for i in (0, 1)),
-         f"{np.median([lost - estimate for estimate, lost in pairs]):.1f} "
-         f"({min(lost - estimate for estimate, lost in pairs):.1f} to {max(lost - estimate for estimate, lost in pairs):.1f})"]
-        for data, pairs in scatter.items()
-    ]  # fmt: skip
+    lines = []
+    for (data, before), pairs in sorted(
+        scatter.items(), key=lambda item: (item[0][1], list(GROUPS).index(item[0][0]))
+    ):
+        estimated, lost = np.array(pairs).T
+        low = lost - estimated
+        lines.append(
+            [GROUPS[data] + (", before" if before else ""), str(len(pairs)), f"{np.median(estimated):.1f}",
+             f"{np.median(lost):.1f}", f"{np.median(low):.1f} ({low.min():.1f} to {low.max():.1f})"]
+        )  # fmt: skip
     estimates = markdown(["networks", "runs", "estimated, median", "lost, median", "lost less estimated"], lines)
     options.page.write_text(fill(page, {"sweep": markdown(header, table), "estimate": estimates}), encoding="utf-8")
     figure = new_figure(5.2, 3.8)
     axes = figure.subplots()
-    for (data, pairs), (color, marker) in zip(
-        scatter.items(), (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D")), strict=False
-    ):
-        axes.scatter(*zip(*pairs, strict=True), color=color, marker=marker, s=16, label=GROUPS[data])
+    styles = dict(zip(GROUPS, (("#D55E00", "s"), ("#0072B2", "o"), ("#009E73", "^"), ("#CC79A7", "D")), strict=True))
+    for (data, before), pairs in scatter.items():
+        color, marker = styles[data]
+        face = "none" if before else color
+        axes.scatter(
+            *zip(*pairs, strict=True), edgecolors=color, facecolors=face, marker=marker, s=16, linewidths=0.8,
+            label=GROUPS[data] + (", before" if before else ""),
+        )  # fmt: skip
     axes.plot([0, 6], [0, 6], color="0.6", linewidth=1)
     axes.set_xlabel("estimated, points")
     axes.set_ylabel("lost on unseen images, points")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=7)
     save_figure(figure, options.csv.with_name("estimate.png"))
 
 
