@@ -71,12 +71,12 @@ def read_table(table: list[list[Any]], features: datasets.Features) -> dict[str,
     return columns
 
 
-def make_page(metric: evaluate.Metric, readme: Path) -> "gr.Blocks":
+def make_page(metric: evaluate.EvaluationModule, readme: Path) -> "gr.Blocks":
     """
     Makes the page.
 
     Args:
-        metric (`evaluate.Metric`):
+        metric (`evaluate.EvaluationModule`):
             The metric.
         readme (`Path`):
             Its `README.md`, which is shown below.
@@ -93,7 +93,8 @@ def make_page(metric: evaluate.Metric, readme: Path) -> "gr.Blocks":
 
     def compute(table: list[list[Any]]) -> tuple[list[list[str]], str]:
         try:
-            results = metric.compute(**read_table(table, features))
+            # Without numbers only on the other ones of several processes.
+            results = metric.compute(**read_table(table, features)) or {}
         except ValueError as error:
             return [], f"**{error}**"
         return [[name, f"{value:.6g}"] for name, value in results.items()], ""
@@ -112,7 +113,7 @@ def make_page(metric: evaluate.Metric, readme: Path) -> "gr.Blocks":
     return page
 
 
-def launch_widget(metric: evaluate.Metric, readme: Path) -> None:
+def launch_widget(metric: evaluate.EvaluationModule, readme: Path) -> None:
     """Serves the page of a metric. For the arguments see [`make_page`]."""
     import gradio as gr
 
