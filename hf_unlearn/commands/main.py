@@ -24,7 +24,9 @@ commands:
   verify   attack copies of checkpoints to see what they still hold:
          hf-unlearn verify ORIGINAL UNLEARNED [--retrained MODEL ...] --dataset_name org/data --forget_class cat
   push   push the folder of a finished run: hf-unlearn push out --hub_model_id org/model-unlearned
+         with --space, also a page that shows what both models say of a picture
   demo   train a small classifier of handwritten digits and make it forget one: hf-unlearn demo
+         with --app, open that page afterwards
 
 requests and records:
   find     from a few pictures to a contact sheet and a request file:
