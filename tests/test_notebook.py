@@ -1,7 +1,6 @@
 """The notebook runs from top to bottom without a network, on its digits and on a model and data that its variable names."""
 
 import copy
-import json
 import re
 
 import pytest
@@ -69,10 +68,7 @@ def test_runs_on_a_model_and_data_that_the_variable_names(tmp_path, saved_model,
     assert re.search(r"forget set.*?[\d.]+ +[\d.]+\s*\n", shown) and "'forget': 10" in shown
 
 
-def test_committed_outputs_are_those_of_one_run_from_top_to_bottom():
+def test_is_kept_without_outputs():
+    """They would be those of one machine on one day; the run above makes them anew."""
     cells = [cell for cell in NOTEBOOK.cells if cell.cell_type == "code"]
-    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)
-    assert sum("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs) == 3
-    # Nothing of the machine that it ran on.
-    assert not re.search(r"/(tmp|home|root|work|Users)/", json.dumps(NOTEBOOK))
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in cells)
