@@ -31,7 +31,7 @@ def execute(tmp_path, **replaced):
             cell.source = cell.source.replace(old, new)
     notebook.cells.insert(0, nbformat.v4.new_code_cell(NO_NETWORK))
     client = nbclient.NotebookClient(
-        notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+        notebook, timeout=900, startup_timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
     )
     client.execute()
     return "\n".join(texts(notebook))

@@ -53,17 +53,17 @@ THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monos
 CSS = """
 .gradio-container { max-width: 1100px !important; margin: auto !important; }
 :is(#forgotten, #message, #numbers) * { padding-left: 0; padding-right: 0; }
-#message .message { border-left: 4px solid #d1242f; padding: 6px 12px; margin: 0; }
+#message .message { border-left: 4px solid #d1242f; padding: 6px 12px !important; margin: 0; }
 #numbers table { border-collapse: collapse; margin-bottom: 12px; }
 #numbers :is(table, thead, tbody, tr, td, th) { border: none !important; }
 #numbers tr { border-bottom: 1px solid var(--border-color-primary) !important; }
 #numbers :is(td, th) { padding: 4px 0 4px 20px; text-align: right; }
 #numbers :is(td, th):first-child { text-align: left; padding-left: 0; }
-#examples .grid-container { grid-template-columns: repeat(10, 1fr) !important; height: auto; }
+#examples .grid-container { grid-template: none / repeat(10, 1fr) !important; grid-auto-rows: max-content !important; height: auto; }
 #examples .grid-wrap { overflow: visible; min-height: 0; }
 #examples .thumbnail-item { aspect-ratio: 1; height: auto; }
 @media (max-width: 600px) {
-  #examples .grid-container { grid-template-columns: repeat(5, 1fr) !important; }
+  #examples .grid-container { grid-template: none / repeat(5, 1fr) !important; }
   #numbers table { font-size: 0.85em; } #numbers :is(td, th) { padding-left: 8px; }
 }
 """
