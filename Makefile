@@ -5,7 +5,7 @@ READY := .venv/.ready
 # Several test processes on few cores: threads of one would wait for those of another.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: demo test test-distributed test-timm fuzz quality style clean
+.PHONY: demo test test-distributed test-timm test-space fuzz quality style clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -32,6 +32,14 @@ test-timm: $(READY)
 	.venv-timm/bin/python -m pip install --quiet --no-deps timm==1.0.31 torchvision==0.28.0
 	$(ONE_THREAD) PYTHONPATH=tests/with_timm .venv-timm/bin/python -m pytest -p torchvision_on_cpu tests/with_timm
 
+# The Space, the pages of the metrics and the notebook, in an environment of its own: gradio needs an older Pillow than the one
+# of constraints.txt. The pages are opened in Chromium, where it is installed with its driver.
+test-space:
+	$(PYTHON) -m venv .venv-space
+	.venv-space/bin/python -m pip install --quiet --constraint constraints.txt torch
+	.venv-space/bin/python -m pip install --quiet --editable ".[test,app]" nbclient ipykernel
+	$(ONE_THREAD) .venv-space/bin/python -m pytest tests/with_gradio tests/test_notebook.py
+
 # 10,000 requests, records, reports and cards that no one would write; about half an hour.
 fuzz: $(READY)
 	$(ONE_THREAD) FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest --timeout=3600 tests/test_fuzz.py
@@ -46,4 +54,4 @@ style: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-timm demo
+	rm -rf .venv .venv-timm .venv-space demo
