@@ -187,6 +187,11 @@ class RunArguments:
     sign_key: str | None = field(
         default=None, metadata={"help": "PEM file with an Ed25519 private key that signs the record."}
     )
+    quiet: bool = field(default=False, metadata={"help": "Print the outcome and errors alone."})
+    json: bool = field(
+        default=False,
+        metadata={"help": "Print one JSON object a line for each stage and the result, all else to standard error."},
+    )
 
 
 def fill_in(request: ForgetRequest, model_args: ModelArguments, data_args: DataArguments) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from .. import __version__
 from ..errors import CollapsedModelError, HubPushError, InputError, SaveError
+from ..terminal import printing
 from .parsing import hide_loading_bars, parse_checkpoints, parse_run_arguments
 
 
@@ -121,7 +122,9 @@ def run_command(argv: list[str]) -> int:
 
         hide_loading_bars()
         arguments = parse_run_arguments(argv)
-    run(*arguments)
+    run_args = arguments[3]
+    with printing(run_args.quiet, run_args.json):
+        run(*arguments)
     return 0
 
 

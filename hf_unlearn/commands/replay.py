@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from transformers import AutoModelForImageClassification, PrinterCallback
+from transformers import AutoModelForImageClassification
 
 from ..data.forget_kind import kind_of_request
 from ..errors import CollapsedModelError, InputError, listing
@@ -22,6 +22,7 @@ from ..publication.record_check import verify
 from ..publication.report import weights_sha256
 from ..publication.signing import Check
 from ..request.forget_request import ForgetRequest
+from ..terminal import printing
 from ..unlearning.compatibility import id2label_of
 from ..unlearning.config import UnlearningConfig
 from ..unlearning.method_names import METHODS
@@ -126,14 +127,14 @@ def replay(
             **further,
             **columns,
         )
-        trainer.remove_callback(PrinterCallback)
         checks.append(
             check_images(record, trainer, request, data_args, replay_args.forget_dir, salt, len(splits["forget"]))
         )
         versions = check_versions(record, trainer)
         checks.append(versions)
         try:
-            trainer.train()
+            with printing(quiet=True):
+                trainer.train()
         except CollapsedModelError as error:
             return [*checks, Check(False, f"with the settings of the record no model is saved: {error}")]
         checks.append(check_settings(record, trainer))

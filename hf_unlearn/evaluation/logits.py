@@ -8,10 +8,10 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather, send_to_device
 from torch import nn
-from tqdm.auto import tqdm
 
 from ..data.image_dataset import ImageDataset
 from ..errors import InputError
+from ..terminal import progress
 from ..unlearning.compatibility import logits_of
 from ..unlearning.precision import in_float32
 from .logits_cache import cache_file, read_values, split_key, write_values
@@ -141,8 +141,7 @@ def collect_logits_of_all(
         # end.
         found[name][number, : len(part)] = part
 
-    # `None` shows no bar if the output is not a terminal.
-    bar = tqdm(loader, desc=description, leave=False, disable=None if state.is_local_main_process else True)
+    bar = progress(description or "images", items=loader)
     with in_float32(*models.values()):
         for number, batch in enumerate(bar):
             for name, model in models.items():

@@ -4,6 +4,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,6 +17,7 @@ from transformers.utils import logging
 from ..data.image_dataset import pixel_range
 from ..errors import InputError
 from ..publication.search import LOST_BY_CHANGE, Search
+from ..terminal import Stage
 from ..unlearning.attention import attention_by_products
 from ..unlearning.early_features import EarlyFeatures, find_cut
 from ..unlearning.guard import CHANGE_LIMIT, DISTANCE_LIMIT, JIT_CHANGE_LIMIT
@@ -261,12 +263,20 @@ class JiTTrainer(UnlearningTrainer):
         return batches, num_images
 
     def finish(self) -> None:
-        """Goes as far along the gradient as [`search_length`] finds, and logs what it found."""
+        """Takes the automatic step, and logs what was found."""
         if self.args.step_rule != "auto":
             return
+        stage = Stage("search")
         if self.asks_surroundings:
             self.forget_as_unseen()
-            return
+        else:
+            self.search_step()
+        step = cast(Search, self.step)
+        self.log_step(step)
+        stage.end(step.in_short(), **asdict(step))
+
+    def search_step(self) -> None:
+        """Classes and sub-classes, and single images whose head is moved: see [`search_length`] and [`forget_by_head`]."""
         # The clean images and the perturbed ones, and a backward pass, which counts twice, unless it ends at the head.
         self.passes += 1 + self.args.num_perturbations + (0 if self.heads else 2)
         # The one that `create_optimizer` made, inside Accelerate's.
@@ -290,29 +300,38 @@ class JiTTrainer(UnlearningTrainer):
             self.distance_limit = math.inf
             self.step = forget_by_head(self, self.heads, target)
         else:
-            self.step = search_length(direction, self.forget_accuracy, target, self.start)
+            self.step = search_length(direction, self.forget_accuracy, target, self.start, self.log_trial)
             if self.chooses_weights and self.step.length > 0 and not self.is_fsdp_enabled:
                 self.change = self.guard.change()
                 if self.change > (SPARED_FROM if self.args.forget_kind == "class" else self.change_limit):
                     self.step, self.change = self.spare_stage(direction, self.step, self.change)
-        self.log_step(self.step)
+
+    def log_trial(self, length: float, accuracy: float) -> None:
+        """A length that the search tries, and the accuracy on the forget set there."""
+        self.log({"search_length": length, "search_accuracy": accuracy})
 
     def log_step(self, step: Search) -> None:
-        self.log(
-            {
-                "forget_target": step.target,
-                "step_length": step.length,
-                "forget_accuracy": step.accuracy,
-                "distance_moved": self.distance_moved(),
-            }
-        )
+        """The step that was taken. The slope of the margins of single images is logged where it was told."""
+        logs = {
+            "forget_target": step.target,
+            "step_length": step.length,
+            "forget_accuracy": step.accuracy,
+            "distance_moved": self.distance_moved(),
+        }
+        self.log(logs if step.slope is None else logs | {"slope": step.slope, "images_moved": step.moved})
+
+    def describe_updates(self) -> str:
+        if self.args.step_rule != "auto":
+            return super().describe_updates()
+        if self.asks_surroundings:
+            return "none: single images are forgotten by the search"
+        return f"the gradient over the forget set, in {self.state.global_step:,} parts"
 
     def forget_as_unseen(self) -> None:
         """Single images, see [`forget_by_surroundings`]."""
         # Adam moves all weights a little; what it changes shows in the outputs.
         self.distance_limit = math.inf
         self.step = forget_by_surroundings(self, self.args.forget_target)
-        self.log_step(self.step)
 
     def spare_stage(
         self, direction: dict[torch.Tensor, torch.Tensor], step: Search, change: float
@@ -327,7 +346,7 @@ class JiTTrainer(UnlearningTrainer):
         if not of_head:
             return step, change
         stage = swap_weights(self.model, self.original.weights)
-        head_step = search_length(of_head, self.forget_accuracy, step.target, self.start)
+        head_step = search_length(of_head, self.forget_accuracy, step.target, self.start, self.log_trial)
         forgets_less = head_step.accuracy > max(step.accuracy, step.target)
         head_change = math.inf if forgets_less else self.guard.change()
         if head_change >= change:

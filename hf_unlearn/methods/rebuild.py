@@ -22,6 +22,7 @@ from ..data.rows import Rows
 from ..data.splits import check_dataset
 from ..data.training_set import TrainingSet
 from ..errors import CollapsedModelError, InputError
+from ..terminal import Stage
 from ..unlearning.head_edit import find_heads, head_inputs
 from ..unlearning.losses import kl_divergence
 from ..unlearning.noise_images import NoiseSet, check_forget_kind
@@ -192,7 +193,7 @@ class RebuildTrainer(UnlearningTrainer):
                 forget,
                 self.guard,
                 self.args.seed,
-                show_progress=self.is_world_process_zero() and not self.args.disable_tqdm,
+                show_progress=not self.args.disable_tqdm,
             )
         proxies = torch.cat([self.pixel_values_of(images) for images in self.proxies]) if self.proxies else None
         self.surrogates = Surrogates(forget, broadcast(impressions), self.args.seed, proxies)
@@ -255,7 +256,8 @@ class RebuildTrainer(UnlearningTrainer):
         target = self.strike_out(said[: len(images)], self.factor)
         with head_inputs(self.heads) as seen:
             logits = self.teacher.logits_of_other(model, everything, early).float()[: len(images)]
-        loss = TEMPERATURE**2 * kl_divergence(target / TEMPERATURE, logits / TEMPERATURE)
+        divergence = kl_divergence(target / TEMPERATURE, logits / TEMPERATURE)
+        loss = TEMPERATURE**2 * divergence
         if self.heads:
             features = F.normalize(seen[0].float(), dim=1)
             own = features[: len(images)][is_forget]
@@ -264,7 +266,9 @@ class RebuildTrainer(UnlearningTrainer):
             # The trainer takes the mean over the update, which has more images than these.
             share = SPREAD * NUM_IMAGES / PARTS["forget"]
             loss = loss.index_add(0, is_forget.nonzero()[:, 0], share * (alike - any_two).clamp(min=0))
-        return loss, {"agreement": (logits.argmax(dim=-1) == target.argmax(dim=-1)).float()}
+        agreement = (logits.argmax(dim=-1) == target.argmax(dim=-1)).float()
+        # How far the student is from its teacher.
+        return loss, {"agreement": agreement, "kl_to_teacher": divergence}
 
     @torch.no_grad()
     def mean_feature_of_impressions(self, places: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
@@ -308,14 +312,22 @@ class RebuildTrainer(UnlearningTrainer):
         return 100 * LOST_PER_SURROGATE * total / count
 
     def judge(self) -> float:
-        """The estimate for the weights as they are, which is made once."""
+        """The estimate for the weights as they are, which is made and logged once."""
         if self.judged_at != self.state.global_step:
+            stage = Stage("judging")
             self.accuracy_lost, self.judged_at = self.estimate_lost(), self.state.global_step
+            self.log({"accuracy_lost": self.accuracy_lost})
+            stage.end(
+                f"about {self.accuracy_lost:.1f} points lost after {self.judged_at:,} updates, {self.args.max_accuracy_lost:g} allowed",
+                accuracy_lost=self.accuracy_lost, updates=self.judged_at,
+            )  # fmt: skip
         return cast(float, self.accuracy_lost)
+
+    def updates_of_round(self) -> int:
+        return self.args.num_updates
 
     def finish(self) -> None:
         lost = self.judge()
-        self.log({"accuracy_lost": lost})
         if not lost <= self.args.max_accuracy_lost and not self.args.allow_collapse:
             swap_weights(self.model, self.original.weights)
             raise CollapsedModelError(

@@ -62,6 +62,18 @@ class Search:
             f"{known[0][1]} points of accuracy on what stays. Measure it on retained images."
         )
 
+    def in_short(self) -> str:
+        """The outcome in a few words, for a line of the log."""
+        accuracies = f"forget set {100 * self.start:.1f} → {100 * self.accuracy:.1f} %"
+        if self.kind == "surroundings":
+            return f"{self.moved} images get another answer, {accuracies}"
+        if self.kind == "head":
+            return f"the head was solved for, {accuracies}"
+        if self.length == 0:
+            return f"no step, {accuracies}"
+        head = " of the head" if self.stage_change is not None else ""
+        return f"{self.evaluations} trials, step{head} {100 * self.length:.2g} %, {accuracies}"
+
     def describe(self) -> str:
         """Describes the outcome in one or two sentences, for the log and the model card."""
         if self.kind == "surroundings":

@@ -4,7 +4,8 @@ from collections.abc import Callable, Set
 
 import torch
 import torch.nn.functional as F
-from tqdm.auto import tqdm
+
+from ..terminal import progress
 
 
 # Calibrated in docs/auto_step.md: no alarm in good runs, and models that lost ten points or more are caught.
@@ -49,6 +50,8 @@ class Guard:
         forward_again (`Callable`, *optional*):
             For probes, which pass twice, before and after: maps their number to a function of their positions, a
             `list[int]`, and their pixel values that gives their logits. By `forward` when not given.
+        show_progress (`bool`, *optional*, defaults to `False`):
+            Whether to show a progress bar while impressions are made.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Guard:
         vanishing: Set[int] = frozenset(),
         seed: int = 0,
         forward_again: Callable[[int], Callable[[list[int], torch.Tensor], torch.Tensor]] | None = None,
+        show_progress: bool = False,
     ):
         forward_again = forward_again or (lambda number: lambda positions, pixel_values: forward(pixel_values))
         # Single images passed forward, a backward pass to the image counting as one more.
@@ -73,7 +77,9 @@ class Guard:
             ("impressions", torch.cat([varied, self.noise_like(pixel_values)])),
             ("near", pixel_values),
         ):
-            self.probes[name], passes = impressions(forward, pool, self.staying, self.generator)
+            self.probes[name], passes = impressions(
+                forward, pool, self.staying, self.generator, show_progress=show_progress
+            )
             self.passes += passes
         self.forward_again = {name: forward_again(len(probes)) for name, probes in self.probes.items()}
         self.before = {name: self.outputs(name) for name in self.probes}
@@ -190,7 +196,7 @@ def impressions(
     low, high = pool.min(), pool.max()
     made, passes, batch_size = [], 0, batch_size or batch_size_for(pool)
     batches = list(zip(rows.split(batch_size), targets.to(pool.device).split(batch_size), strict=True))
-    for own, labels in tqdm(batches, desc="Impressions", disable=not show_progress, leave=False):
+    for own, labels in progress("impressions", items=batches, hidden=not show_progress):
         images, active = pool[own], torch.arange(len(own), device=pool.device)
         for _ in range(max_steps):
             moving = images[active].requires_grad_(True)

@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 
 from ..data.training_set import TrainingSet
 from ..errors import CollapsedModelError
-from ..terminal import say
+from ..terminal import Stage, progress, say
 from .compatibility import num_labels_of
 from .guard import NUM_IMAGES, Guard
 from .precision import rounded
@@ -96,8 +96,14 @@ def observe_original(trainer: "UnlearningTrainer") -> None:
             vanishing=set(trainer.answers.tolist()) if trainer.args.forget_kind == "class" else frozenset(),
             seed=trainer.args.seed,
             forward_again=trainer.forward_again,
+            show_progress=not trainer.args.disable_tqdm,
         )
+        right = f"right on {100 * trainer.start:.1f} % of the forget set"
+        trainer.first_stage.end(right, forget_accuracy=trainer.start)
+        stage = Stage("preparing")
         trainer.prepare()
+        if trainer.prepares():
+            stage.end("what the method needs before its first update")
     if moved is not None:
         swap_weights(trainer.model, moved)
 
@@ -132,7 +138,8 @@ def find_answers(trainer: "UnlearningTrainer") -> None:
     index, answers = torch.zeros(2, num_batches * at_once, dtype=torch.long, device=trainer.args.device)
     weight, positions = torch.zeros(num_batches * at_once, device=trainer.args.device), []
     labelled = False
-    for batch, logits in trainer.forget_outputs():
+    outputs = progress("forget set", num_batches, trainer.forget_outputs(), hidden=trainer.args.disable_tqdm)
+    for batch, logits in outputs:
         labelled = "labels" in batch
         own = logits.argmax(dim=-1)
         rows = slice(len(positions), len(positions) + len(own))
@@ -183,10 +190,19 @@ def check_collapse(trainer: "UnlearningTrainer") -> None:
         further than any good run did. The original weights are put back first.
     """
     # A method that has looked at the weights it ends with has left it here; rounding moves them once more.
+    stage = Stage("guard")
     if trainer.change is None or trainer.saved_in_16_bits:
         trainer.change = trainer.guard.change()
     distance = trainer.distance_moved()
-    trainer.log({"change_elsewhere": trainer.change})
+    # JSON has no infinity: no limit is `None`, and not logged.
+    limits = {"change_limit": trainer.change_limit, "distance_limit": trainer.distance_limit}
+    limits = {name: limit for name, limit in limits.items() if limit < math.inf}
+    trainer.log({"change_elsewhere": trainer.change, "distance_moved": distance, **limits})
+    limit = f" (limit {trainer.change_limit:g})" if "change_limit" in limits else ""
+    stage.end(
+        f"answers elsewhere changed by {trainer.change:.2f}{limit}",
+        change_elsewhere=trainer.change, distance_moved=distance, **limits,
+    )  # fmt: skip
     # A distance that is not a number is past every limit.
     if (
         trainer.change > trainer.change_limit or not distance <= trainer.distance_limit

@@ -125,6 +125,7 @@ def search_length(
     accuracy: Callable[[], float],
     target: float,
     start: float,
+    on_trial: Callable[[float, float], None] | None = None,
     first: float = 0.01,
     longest: float = 0.6,
     precision: float = 1.12,
@@ -145,6 +146,8 @@ def search_length(
             Between 0 and 1.
         start (`float`):
             The accuracy before the step.
+        on_trial (`Callable`, *optional*):
+            Told of each length that is tried and the accuracy there.
         first (`float`, *optional*, defaults to 0.01):
             The first length to try, relative to the norm of the weights that move.
         longest (`float`, *optional*, defaults to 0.6):
@@ -181,6 +184,8 @@ def search_length(
         tried += 1
         move_to(length)
         found = Search(target, start, accuracy(), length)
+        if on_trial is not None:
+            on_trial(length, found.accuracy)
         if found.accuracy <= target:
             found.reached, enough, best = True, length, found
         else:

@@ -14,6 +14,7 @@ from accelerate.utils import broadcast
 
 from ..errors import CollapsedModelError
 from ..publication.search import Search
+from ..terminal import progress
 from .guard import batch_size_for
 from .surrogates import (
     NUM_DRAWS,
@@ -195,9 +196,9 @@ def forget_by_surroundings(trainer: "UnlearningTrainer", target: float | None) -
     num_moved = min(MOVED_AT_ONCE, len(moved_rows))
     num_updates = max(NUM_UPDATES, math.ceil(VISITS * len(moved_rows) / num_moved))
     deck = partial(shuffled, seed, num_updates)
-    for update, (some, others) in enumerate(
-        zip(deck(len(moved_rows), num_moved, 0), deck(len(held_targets), HELD_AT_ONCE, 1), strict=True)
-    ):
+    rows_of_updates = zip(deck(len(moved_rows), num_moved, 0), deck(len(held_targets), HELD_AT_ONCE, 1), strict=True)
+    shown = progress("search", num_updates, rows_of_updates, hidden=trainer.args.disable_tqdm)
+    for update, (some, others) in enumerate(shown):
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * rise_and_fall(update / num_updates, 1 / num_updates)
         rows = moved_rows[some]

@@ -16,7 +16,6 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
-    PrinterCallback,
     TrainingArguments,
 )
 
@@ -31,6 +30,7 @@ from hf_unlearn.evaluation.evaluate import make_report, unique_names
 from hf_unlearn.evaluation.logits import collect_logits_of_all
 from hf_unlearn.methods import load_method
 from hf_unlearn.publication.report import METRICS
+from hf_unlearn.terminal import printing
 from hf_unlearn.unlearning.random_model import random_model
 from scripts import train_classifier
 from scripts.benchmarks.methods import vgg  # noqa: F401  (makes the model type plain_vgg known)
@@ -247,10 +247,9 @@ class Case:
             forget_dataset=self.images["forget"],
             retain_dataset=self.images["retain"] if trainer_class.needs_retain else None,
         )
-        # Else it prints its dictionaries.
-        trainer.remove_callback(PrinterCallback)
         started = time.process_time()
-        trainer.train()
+        with printing(quiet=True):
+            trainer.train()
         # What other processes of the machine do does not count.
         self.cpu_seconds = time.process_time() - started
         return trainer
