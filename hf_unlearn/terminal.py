@@ -10,14 +10,14 @@ import sys
 import textwrap
 import time
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 
 
 # True for type checkers. The module `typing` takes a tenth of the time of `--help`.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TextIO
 
     from tqdm import tqdm
 
@@ -35,10 +35,10 @@ STAGE_INDENT = 23
 
 @dataclass
 class Mode:
-    """What is printed: all, the last lines alone, or JSON. Changed by [`printing`] alone."""
+    """What is printed, and where lines of JSON go, if anywhere. Changed by [`printing`] alone."""
 
     quiet: bool = False
-    json: bool = False
+    json: "TextIO | None" = None
 
 
 MODE = Mode()
@@ -53,13 +53,14 @@ def printing(quiet: bool = False, as_json: bool = False) -> Generator[None, None
         quiet (`bool`, *optional*, defaults to `False`):
             Print only what is said `always`; no stage, table or progress bar.
         as_json (`bool`, *optional*, defaults to `False`):
-            Print one JSON object a line for each [`Stage`] and for the result, and nothing else to standard output.
-            What is said goes to standard error.
+            Print one JSON object a line for each [`Stage`] and for the result, and nothing else to standard output: what
+            is said, by other libraries too, goes to standard error.
     """
     before = MODE.quiet, MODE.json
-    MODE.quiet, MODE.json = quiet, as_json
+    MODE.quiet, MODE.json = quiet, sys.stdout if as_json else None
     try:
-        yield
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+            yield
     finally:
         MODE.quiet, MODE.json = before
 
@@ -92,10 +93,9 @@ def say(message: str, always: bool = False, indent: int = 0) -> None:
         )
     from tqdm.auto import tqdm
 
-    file = sys.stderr if MODE.json else sys.stdout
     # A bar that is shown makes room.
-    with tqdm.external_write_mode(file=file):
-        print(message, file=file, flush=True)
+    with tqdm.external_write_mode(file=sys.stdout):
+        print(message, flush=True)
 
 
 class Stage:
@@ -111,7 +111,7 @@ class Stage:
     def __init__(self, name: str):
         self.name, self.start = name, time.perf_counter()
 
-    def end(self, text: str = "", **facts: "Any") -> None:
+    def end(self, text: str = "", **facts: "Any") -> float:
         """
         Prints the line.
 
@@ -120,12 +120,16 @@ class Stage:
                 What came of it, for a person.
             facts:
                 The same for programs.
+
+        Returns:
+            `float`: the seconds.
         """
         seconds = time.perf_counter() - self.start
         if MODE.json:
             write_json("stage", stage=self.name, seconds=round(seconds, 3), **facts)
         else:
             say(f"{self.name:<10} {seconds:8.1f} s  {text}".rstrip(), indent=STAGE_INDENT)
+        return seconds
 
 
 def write_json(event: str, **facts: "Any") -> None:
@@ -145,7 +149,7 @@ def write_json(event: str, **facts: "Any") -> None:
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     if MODE.json and is_main_process():
-        print(json.dumps({"event": event, **finite(facts)}), flush=True)
+        print(json.dumps({"event": event, **finite(facts)}), file=MODE.json, flush=True)
 
 
 def progress(name: str, total: int | None = None, items: "Any" = None, hidden: bool | None = False) -> "tqdm":
@@ -164,7 +168,7 @@ def progress(name: str, total: int | None = None, items: "Any" = None, hidden: b
     """
     from tqdm.auto import tqdm
 
-    hidden = hidden or MODE.quiet or MODE.json or not is_main_process()
+    hidden = hidden or MODE.quiet or MODE.json is not None or not is_main_process()
     # `None` shows no bar if the output is not a terminal.
     return tqdm(items, desc=name, total=total, leave=False, dynamic_ncols=True, disable=True if hidden else None)
 

@@ -314,13 +314,16 @@ class RebuildTrainer(UnlearningTrainer):
     def judge(self) -> float:
         """The estimate for the weights as they are, which is made and logged once."""
         if self.judged_at != self.state.global_step:
-            stage = Stage("judging")
+            stage, log_is_due = Stage("judging"), self.control.should_log
             self.accuracy_lost, self.judged_at = self.estimate_lost(), self.state.global_step
             self.log({"accuracy_lost": self.accuracy_lost})
-            stage.end(
+            # The Trainer takes any log for the one that is due, and would leave out the loss.
+            self.control.should_log = log_is_due
+            seconds = stage.end(
                 f"about {self.accuracy_lost:.1f} points lost after {self.judged_at:,} updates, {self.args.max_accuracy_lost:g} allowed",
                 accuracy_lost=self.accuracy_lost, updates=self.judged_at,
             )  # fmt: skip
+            self.progress.leave_out(seconds)
         return cast(float, self.accuracy_lost)
 
     def updates_of_round(self) -> int:

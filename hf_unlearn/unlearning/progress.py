@@ -121,6 +121,11 @@ class Progress(TrainerCallback):
             self.evaluation_bar.close()
         self.evaluation_bar = None
 
+    def leave_out(self, seconds: float) -> None:
+        """Of the time of the updates, what went into a stage that has a line of its own."""
+        if self.stage is not None:
+            self.stage.start += seconds
+
     def end_updates(self) -> None:
         """The line of the updates. Called when the last one has run."""
         self.close()
