@@ -5,7 +5,7 @@ READY := .venv/.ready
 # Several test processes on few cores: threads of one would wait for those of another.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: demo test test-distributed test-timm test-space fuzz quality style clean
+.PHONY: demo test test-distributed test-timm test-space test-wheel build fuzz quality style clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -40,6 +40,28 @@ test-space:
 	.venv-space/bin/python -m pip install --quiet --editable ".[test,app]" nbclient ipykernel
 	$(ONE_THREAD) .venv-space/bin/python -m pytest tests/with_gradio tests/test_notebook.py
 
+# The two files of a release, in dist/.
+build:
+	$(PYTHON) -m venv .venv-build
+	.venv-build/bin/python -m pip install --quiet build twine
+	rm -rf build dist
+	.venv-build/bin/python -m build
+	.venv-build/bin/python -m twine check --strict dist/*
+
+# The wheel of dist/ in an empty environment: with the latest versions, or with RESOLUTION=lowest-direct with the lowest that
+# pyproject.toml allows. The tests run beside a copy of all but the package, so that what they import is the wheel.
+RESOLUTION := highest
+test-wheel:
+	rm -rf .venv-wheel build/beside
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip install --quiet uv
+	.venv-wheel/bin/uv pip install --quiet --python .venv-wheel/bin/python --resolution $(RESOLUTION) "$$(ls dist/*.whl)[test]"
+	.venv-wheel/bin/uv pip list --python .venv-wheel/bin/python
+	mkdir -p build/beside
+	cp -r pyproject.toml README.md docs model_cards scripts space tests build/beside
+	cd build/beside && $(ONE_THREAD) ../../.venv-wheel/bin/python -m pytest -n 2 --dist loadfile -m "not distributed" \
+		--ignore tests/test_contributing.py tests
+
 # 10,000 requests, records, reports and cards that no one would write; about half an hour.
 fuzz: $(READY)
 	$(ONE_THREAD) FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest --timeout=3600 tests/test_fuzz.py
@@ -54,4 +76,4 @@ style: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-timm .venv-space demo
+	rm -rf .venv .venv-build .venv-timm .venv-space .venv-wheel build dist demo
