@@ -267,15 +267,11 @@ class JiTTrainer(UnlearningTrainer):
         if self.args.step_rule != "auto":
             return
         stage = Stage("search")
-        if self.asks_surroundings:
-            self.forget_as_unseen()
-        else:
-            self.search_step()
-        step = cast(Search, self.step)
-        self.log_step(step)
-        stage.end(step.in_short(), **asdict(step))
+        self.step = self.forget_as_unseen() if self.asks_surroundings else self.search_step()
+        self.log_step(self.step)
+        stage.end(self.step.in_short(), **asdict(self.step))
 
-    def search_step(self) -> None:
+    def search_step(self) -> Search:
         """Classes and sub-classes, and single images whose head is moved: see [`search_length`] and [`forget_by_head`]."""
         # The clean images and the perturbed ones, and a backward pass, which counts twice, unless it ends at the head.
         self.passes += 1 + self.args.num_perturbations + (0 if self.heads else 2)
@@ -298,13 +294,13 @@ class JiTTrainer(UnlearningTrainer):
         if self.heads and self.args.forget_kind == "images":
             # Features on which the head is fitted do not move: what it changes shows in its outputs alone.
             self.distance_limit = math.inf
-            self.step = forget_by_head(self, self.heads, target)
-        else:
-            self.step = search_length(direction, self.forget_accuracy, target, self.start, self.log_trial)
-            if self.chooses_weights and self.step.length > 0 and not self.is_fsdp_enabled:
-                self.change = self.guard.change()
-                if self.change > (SPARED_FROM if self.args.forget_kind == "class" else self.change_limit):
-                    self.step, self.change = self.spare_stage(direction, self.step, self.change)
+            return forget_by_head(self, self.heads, target)
+        step = search_length(direction, self.forget_accuracy, target, self.start, self.log_trial)
+        if self.chooses_weights and step.length > 0 and not self.is_fsdp_enabled:
+            self.change = self.guard.change()
+            if self.change > (SPARED_FROM if self.args.forget_kind == "class" else self.change_limit):
+                step, self.change = self.spare_stage(direction, step, self.change)
+        return step
 
     def log_trial(self, length: float, accuracy: float) -> None:
         """A length that the search tries, and the accuracy on the forget set there."""
@@ -327,11 +323,11 @@ class JiTTrainer(UnlearningTrainer):
             return "none: single images are forgotten by the search"
         return f"the gradient over the forget set, in {self.state.global_step:,} parts"
 
-    def forget_as_unseen(self) -> None:
+    def forget_as_unseen(self) -> Search:
         """Single images, see [`forget_by_surroundings`]."""
         # Adam moves all weights a little; what it changes shows in the outputs.
         self.distance_limit = math.inf
-        self.step = forget_by_surroundings(self, self.args.forget_target)
+        return forget_by_surroundings(self, self.args.forget_target)
 
     def spare_stage(
         self, direction: dict[torch.Tensor, torch.Tensor], step: Search, change: float
