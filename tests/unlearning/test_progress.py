@@ -101,16 +101,14 @@ def test_quiet_trainings_print_nothing(dataset, image_processor, tmp_path, capfd
 
 def test_lines_in_a_terminal_break_between_words(monkeypatch):
     monkeypatch.setattr(sys, "stdout", Terminal())
-    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("COLUMNS", "50")
     stage = Stage("search")
     stage.start -= 12.34
     stage.end("6 trials, step 2.4 %, forget set 100.0 → 0.0 %")
     say("Keep out/a-folder/unlearning_salt: with it the record tells whether an image was forgotten.")
     lines = sys.stdout.getvalue().splitlines()
-    assert lines[:2] == ["search         12.3 s  6 trials, step 2.4", " " * 23 + "%, forget set 100.0"]
-    assert "out/a-folder/unlearning_salt:" in " ".join(lines).split()
-    # But for the one that broke inside a number and its unit.
-    assert max(map(len, lines[1:])) <= 40
+    assert lines[:2] == ["search         12.3 s  6 trials, step 2.4 %,", " " * 23 + "forget set 100.0 → 0.0 %"]
+    assert "out/a-folder/unlearning_salt:" in " ".join(lines).split() and max(map(len, lines)) <= 50
 
 
 def test_bar_gives_way_to_a_line(monkeypatch):
