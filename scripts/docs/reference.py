@@ -110,7 +110,7 @@ def method_flags(method: str) -> str:
 
 def table(prefix: str, actions: list[argparse.Action], with_help: bool = True) -> str:
     """Flags as a table; each can be linked to as `#prefix-flag`."""
-    lines = ["| flag | value | default | what it does |", "|:--|:--|:--|:--|"]
+    lines = ["| flag | what it does | value | default |", "|:--|:--|:--|:--|"]
     if not with_help:
         lines = ["| flag | value | default |", "|:--|:--|:--|"]
     for action in actions:
@@ -118,8 +118,9 @@ def table(prefix: str, actions: list[argparse.Action], with_help: bool = True) -
         spelt = [name for name in action.option_strings if "-" not in name[2:]]
         names = ", ".join(f"`{name}`" for name in spelt) or f"`{action.metavar or action.dest.upper()}`"
         mark = f"{prefix}-{action.dest}"
-        cells = [f'<span id="{mark.replace(" ", "-")}"></span>{names}', value_of(action), default_of(action)]
-        lines.append("| " + " | ".join([*cells, as_text(action.help or "")] if with_help else cells) + " |")
+        told = [as_text(action.help or "")] if with_help else []
+        cells = [f'<span id="{mark.replace(" ", "-")}"></span>{names}', *told, value_of(action), default_of(action)]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
