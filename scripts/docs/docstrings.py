@@ -13,7 +13,13 @@ from griffe import Extension, Object
 from scripts.docs.names import LINKS
 
 
-HEADERS = {"Args:": "Arguments", "Returns:": "Returns", "Raises:": "Raises", "Yields:": "Yields", "Attributes:": "Attributes"}
+HEADERS = {
+    "Args:": "Arguments",
+    "Returns:": "Returns",
+    "Raises:": "Raises",
+    "Yields:": "Yields",
+    "Attributes:": "Attributes",
+}
 # `name (`type`, ...`: an argument, or a setting whose default is another than that of the base class.
 ARGUMENT = re.compile(r"(\*{0,2}\w+(?:, \*{0,2}\w+)*)(?: (?=\([`\[])|(?=:$))")
 

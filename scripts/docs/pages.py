@@ -68,9 +68,14 @@ def with_links(text: str, page: Path, folder: Path) -> str:
 
 def list_of_files() -> str:
     """A page that lists the files with the numbers behind the pages."""
-    parts = ["# Files with the numbers", "The rows behind the tables and pictures of the pages on results, as the scripts wrote them."]
+    parts = [
+        "# Files with the numbers",
+        "The rows behind the tables and pictures of the pages on results, as the scripts wrote them.",
+    ]
     for folder in sorted(path for path in DOCS.iterdir() if path.is_dir()):
-        names = [f"- [{path.name}]({folder.name}/{path.name})" for path in sorted(folder.iterdir()) if path.suffix != ".md"]
+        names = [
+            f"- [{path.name}]({folder.name}/{path.name})" for path in sorted(folder.iterdir()) if path.suffix != ".md"
+        ]
         if names:
             parts.append(f"## {folder.name}\n\n" + "\n".join(names))
     return "\n\n".join(parts) + "\n"

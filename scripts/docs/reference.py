@@ -79,7 +79,9 @@ def command_page(command: str) -> str:
             shown = [action for action in actions if action.help != argparse.SUPPRESS]
             inherited += [action for action in actions if action.help == argparse.SUPPRESS]
             if shown:
-                title = {"options": "flags", "positional arguments": "what it takes"}.get(str(group.title), group.title)
+                title = {"options": "flags", "positional arguments": "what it takes"}.get(
+                    str(group.title), group.title
+                )
                 parts += [f"**{str(title).capitalize()}**", table(words, shown)]
         if inherited:
             parts.append(
@@ -200,12 +202,15 @@ def metrics_page() -> str:
         "# Metrics",
         "What each metric computes, needs and does not show, and the functions behind it. What a run reports, and which of these "
         "it needs: [evaluation](../evaluation.md). Each is an `evaluate` module, loadable by its path: "
-        "`evaluate.load(\"hf_unlearn/metrics/js_divergence\")` from a clone.",
+        '`evaluate.load("hf_unlearn/metrics/js_divergence")` from a clone.',
     ]
     for name in METRICS:
         text = (PACKAGE / "metrics" / name / "README.md").read_text(encoding="utf-8")
         text = re.sub(r"^---\n.*?^---\n", "", text, flags=re.DOTALL | re.MULTILINE).strip()
-        parts += [re.sub(r"^#", "##", text, flags=re.MULTILINE), directive(f"hf_unlearn.metrics.{name}.{name}", members_order="source")]
+        parts += [
+            re.sub(r"^#", "##", text, flags=re.MULTILINE),
+            directive(f"hf_unlearn.metrics.{name}.{name}", members_order="source"),
+        ]
     return "\n\n".join(parts) + "\n"
 
 

@@ -79,14 +79,17 @@ def test_arguments_become_a_list():
         "    kwargs:\n        The rest.\n\nReturns:\n    `int`: the sum."
     )
     assert "    x = y\n" in text
-    assert "**Arguments**\n\n- **`a`, `b`** (`int`, *optional*, defaults to 1):\n    The first\n    two.\n- **`kwargs`** :" in text
+    assert (
+        "**Arguments**\n\n- **`a`, `b`** (`int`, *optional*, defaults to 1):\n    The first\n    two.\n- **`kwargs`** :"
+        in text
+    )
     assert "**Returns**\n\n`int`: the sum." in text
 
 
 def test_long_heads_and_changed_defaults_become_items():
     text = as_markdown(
         "Args:\n    request (`str`, *optional*, defaults to\n            what is known):\n        What.\n\n"
-        "Others:\n\noptim (`str`, *optional*, defaults to `\"sgd\"`)\nlr (`float`, *optional*): low."
+        'Others:\n\noptim (`str`, *optional*, defaults to `"sgd"`)\nlr (`float`, *optional*): low.'
     )
     assert "- **`request`** (`str`, *optional*, defaults to what is known):\n    What." in text
     assert '- **`optim`** (`str`, *optional*, defaults to `"sgd"`)\n- **`lr`** (`float`, *optional*): low.' in text

@@ -20,9 +20,7 @@ pytest.importorskip("mkdocstrings_handlers.python", reason="needs the extra docs
 
 # Width and height in CSS pixels.
 SIZES = {"phone": (390, 844), "tablet": (820, 1180), "desktop": (1440, 900)}
-NEEDS_BROWSER = pytest.mark.skipif(
-    not (browser.CHROMIUM and browser.DRIVER), reason="needs chromium and chromedriver"
-)
+NEEDS_BROWSER = pytest.mark.skipif(not (browser.CHROMIUM and browser.DRIVER), reason="needs chromium and chromedriver")
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +96,14 @@ def test_every_page_fits_and_asks_for_nothing_elsewhere(site, url, pages, tmp_pa
     with browser.open_page(site / "index.html", tmp_path) as page:
         for size, (width, height) in SIZES.items():
             mobile = size == "phone"
-            tell(page, "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
+            tell(
+                page,
+                "Emulation.setDeviceMetricsOverride",
+                width=width,
+                height=height,
+                deviceScaleFactor=1,
+                mobile=mobile,
+            )
             for name in sorted(pages):
                 browser.post(f"{page.session}/url", {"url": f"{url}/{name}"})
                 across, asked, missing = page.run(seen)
