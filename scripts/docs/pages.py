@@ -4,8 +4,8 @@ Writes the source of the site, which mkdocs then builds:
     python -m scripts.docs.pages build/docs_source && mkdocs build --strict
 
 The pages of `docs/` are read on the hub of the code as well, where their links lead to the files beside them. Here a
-link that leaves the folder becomes one to the copy of a picture, to the page of the reference that shows the same, or,
-if there is neither, text.
+link that leaves the folder becomes one to the copy of a picture, to the page of the reference that shows the same, or to
+the repository that pyproject.toml names.
 """
 
 import argparse
@@ -20,11 +20,9 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 LINK = re.compile(r"(!?)\[([^\]\[]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 PICTURES = (".png", ".svg")
-# What a folder or a file of the repository is on the site.
-INSTEAD = {
-    "hf_unlearn/metrics": "reference/metrics.md",
-    "CONTRIBUTING.md": None,
-}
+# What a folder of the repository is on the site.
+INSTEAD = {"hf_unlearn/metrics": "reference/metrics.md"}
+REPOSITORY = re.search(r'^Repository = "(.+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def write(folder: Path) -> None:
@@ -57,11 +55,14 @@ def with_links(text: str, page: Path, folder: Path) -> str:
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / path, copy)
             return f"{mark}[{words}]({back}repository/{path}{anchor or ''})"
-        if (instead := INSTEAD.get(str(path))) is not None:
-            return f"{mark}[{words}]({back}{instead})"
+        if str(path) in INSTEAD:
+            return f"{mark}[{words}]({back}{INSTEAD[str(path)]})"
         if not (ROOT / path).exists():
             raise FileNotFoundError(f"docs/{page} links to {path}, which is not there.")
-        return words if words.startswith("`") else f"`{words}`"
+        if REPOSITORY is None:
+            return words
+        kind = "tree" if (ROOT / path).is_dir() else "blob"
+        return f"[{words}]({REPOSITORY.group(1)}/{kind}/main/{path})"
 
     return LINK.sub(replace, text)
 
@@ -72,7 +73,7 @@ def list_of_files() -> str:
         "# Files with the numbers",
         "The rows behind the tables and pictures of the pages on results, as the scripts wrote them.",
     ]
-    for folder in sorted(path for path in DOCS.iterdir() if path.is_dir()):
+    for folder in sorted(path for path in DOCS.iterdir() if path.is_dir() and path.name != "notebooks"):
         names = [
             f"- [{path.name}]({folder.name}/{path.name})" for path in sorted(folder.iterdir()) if path.suffix != ".md"
         ]
