@@ -5,8 +5,6 @@ import re
 from dataclasses import fields
 from unittest.mock import patch
 
-from transformers import TrainingArguments
-
 from hf_unlearn.commands.main import main
 from hf_unlearn.commands.parsing import make_run_parser
 from hf_unlearn.methods import load_method
@@ -98,15 +96,15 @@ def command_page(command: str) -> str:
 def method_flags(method: str) -> str:
     """The flags that a method adds, and those whose default it changes."""
     base = {field.name: field.default for field in fields(UnlearningConfig)}
-    own = set(load_method(method)[0].__dataclass_fields__) - set(base)
     actions = [
         action
         for action in make_run_parser(method=method)._actions
-        if action.dest in own or (action.dest in base and action.default != base[action.dest])
+        if action.dest in load_method(method)[0].__dataclass_fields__
+        and action.help != argparse.SUPPRESS
+        # Every run has to name it.
+        and action.dest != "output_dir"
+        and (action.dest not in base or action.default != base[action.dest])
     ]
-    changed = set(TrainingArguments.__dataclass_fields__) & {action.dest for action in actions} - {"output_dir"}
-    actions = [action for action in actions if action.dest in own | changed]
-    actions = [action for action in actions if action.help != argparse.SUPPRESS]
     return table(method, actions) if actions else "None of its own."
 
 
@@ -148,8 +146,9 @@ def default_of(action: argparse.Action) -> str:
 
 def as_text(text: str) -> str:
     """A help text as Markdown in one line, with flags as code."""
-    text = " ".join(text.replace("%(default)s", "see there").split()).replace("|", "\\|").replace("<", "&lt;")
-    text = text.replace("*", "\\*")
+    # The default has a column of its own.
+    text = " ".join(text.replace(" (default: %(default)s)", "").split())
+    text = text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
     return re.sub(r"(?<![\w`-])(--\w+)", r"`\1`", text)
 
 
@@ -193,7 +192,7 @@ def methods_page() -> str:
             continue
         needs = "the forget set and retained images" if method in WITH_RETAINED_IMAGES else "the forget set alone"
         parts.append(f"## {method}\n\n`--method {method}`; needs {needs}.")
-        parts += [of_class(in_methods(method, kind)).replace("::: ", "::: ", 1) for kind in ("Config", "Trainer")]
+        parts += [of_class(in_methods(method, kind)) for kind in ("Config", "Trainer")]
     return "\n\n".join(parts) + "\n"
 
 

@@ -13,10 +13,6 @@ from scripts.docs import reference
 from scripts.docs.names import ATTACKS
 
 
-pytest.importorskip("griffe", reason="needs the extra docs")
-from scripts.docs.docstrings import as_markdown  # noqa: E402
-
-
 @pytest.fixture(scope="module")
 def pages():
     return reference.pages()
@@ -71,30 +67,3 @@ def test_flags_of_every_method_are_there(pages):
 
 def test_no_page_names_a_folder_of_this_machine(pages):
     assert not [name for name, page in pages.items() if str(ROOT) in page]
-
-
-def test_arguments_become_a_list():
-    text = as_markdown(
-        "Does it.\n\n    x = y\n\nArgs:\n    a, b (`int`, *optional*, defaults to 1):\n        The first\n        two.\n"
-        "    kwargs:\n        The rest.\n\nReturns:\n    `int`: the sum."
-    )
-    assert "    x = y\n" in text
-    assert (
-        "**Arguments**\n\n- **`a`, `b`** (`int`, *optional*, defaults to 1):\n    The first\n    two.\n- **`kwargs`** :"
-        in text
-    )
-    assert "**Returns**\n\n`int`: the sum." in text
-
-
-def test_long_heads_and_changed_defaults_become_items():
-    text = as_markdown(
-        "Args:\n    request (`str`, *optional*, defaults to\n            what is known):\n        What.\n\n"
-        'Others:\n\noptim (`str`, *optional*, defaults to `"sgd"`)\nlr (`float`, *optional*): low.'
-    )
-    assert "- **`request`** (`str`, *optional*, defaults to what is known):\n    What." in text
-    assert '- **`optim`** (`str`, *optional*, defaults to `"sgd"`)\n- **`lr`** (`float`, *optional*): low.' in text
-
-
-def test_names_become_links_where_the_reference_has_them():
-    assert as_markdown("See [`JiTTrainer`].") == "See [`JiTTrainer`][hf_unlearn.methods.jit.JiTTrainer]."
-    assert as_markdown("See [`~unlearning.head_edit.edit_head`].") == "See `edit_head`."
