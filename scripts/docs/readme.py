@@ -4,7 +4,7 @@ The picture and the table of README.md, from the rows of the pages on results:
     python -m scripts.docs.readme
 
 The picture is a class before and after it is forgotten, and while it is learned again: docs/verification and docs/removal,
-the over-fitted network on CIFAR-10, three seeds and classes. The table is docs/real_models.
+the over-fitted network on CIFAR-10, three classes. The table is docs/real_models.
 """
 
 from pathlib import Path
@@ -19,29 +19,32 @@ from scripts.benchmarks.results import markdown, new_figure, read_rows, save_fig
 ROOT = Path(__file__).parents[2]
 CASE = "cifar10"
 RETRAINED = ("retrained 1", "retrained 2", "retrained 3")
-# What a bar is called, the folder of docs/ whose rows it is made of, and the models of its rows.
+# What a bar is called, and the models of its rows.
 MODELS = {
-    "before": ("verification", ("original",)),
-    "after jit": ("verification", ("unlearned",)),
-    "after rebuild": ("removal", ("rebuilt",)),
-    "never saw\nthe class": ("verification", RETRAINED),
+    "before": ("original",),
+    "after jit": ("unlearned",),
+    "after rebuild": ("default",),
+    "never saw\nthe class": RETRAINED,
 }
-# The page on removal has its own names for the accuracies of all images.
+# What is shown, as docs/verification/measures.csv and docs/removal/sweep.csv call it.
 MEASURES = {
-    "class": {"verification": "accuracy/forget_test", "removal": "accuracy of all/forget_test"},
-    "others": {"verification": "accuracy/retain_test", "removal": "accuracy of all/retain_test"},
-    "again": {"verification": "relearning_accuracy/forget_test", "removal": "relearning_accuracy/forget_test"},
+    "class": ("accuracy/forget_test", "accuracy/forgotten"),
+    "others": ("accuracy/retain_test", "accuracy/unseen"),
+    "again": ("relearning_accuracy/forget_test", "relearning/forget_test"),
 }
 
 
 def values(model: str, what: str) -> list[float]:
-    """In percent, one for each seed and network."""
-    folder, names = MODELS[model]
-    return [
-        100 * float(row["value"])
-        for row in read_rows(ROOT / "docs" / folder / "measures.csv")
-        if row["case"] == CASE and row["model"] in names and row["measure"] == MEASURES[what][folder]
-    ]
+    """In percent, one for each network."""
+    measure, column = MEASURES[what]
+    if model == "after rebuild":
+        rows = read_rows(ROOT / "docs" / "removal" / "sweep.csv")
+        found = [row[column] for row in rows if row["case"].startswith(CASE) and row["model"] in MODELS[model]]
+    else:
+        rows = read_rows(ROOT / "docs" / "verification" / "measures.csv")
+        rows = [row for row in rows if row["case"] == CASE and row["measure"] == measure]
+        found = [row["value"] for row in rows if row["model"] in MODELS[model]]
+    return [100 * float(value) for value in found]
 
 
 def draw(path: Path) -> None:
