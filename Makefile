@@ -2,10 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# The site's tools as well, which the tests do not need.
+READY_DOCS := .venv/.ready-docs
 # Several test processes on few cores: threads of one would wait for those of another.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: demo test test-distributed test-timm test-space test-wheel build fuzz quality style clean
+.PHONY: demo docs test test-distributed test-timm test-space test-wheel build fuzz quality style clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -14,8 +16,18 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,quality]"
 	touch $@
 
+$(READY_DOCS): $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@
+
 demo: $(READY)
 	$(BIN)/hf-unlearn demo --output_dir demo --overwrite
+
+# The site, in build/site: open index.html. A broken link or any other warning stops it. The variable turns off a
+# notice of the theme on a later version of mkdocs.
+docs: $(READY_DOCS)
+	$(BIN)/python -m scripts.docs.pages build/docs_source
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 test: $(READY) quality
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not distributed" tests
@@ -58,7 +70,7 @@ test-wheel:
 	.venv-wheel/bin/uv pip install --quiet --python .venv-wheel/bin/python --resolution $(RESOLUTION) "$$(ls dist/*.whl)[test]"
 	.venv-wheel/bin/uv pip list --python .venv-wheel/bin/python
 	mkdir -p build/beside
-	cp -r pyproject.toml README.md docs model_cards scripts space tests build/beside
+	cp -r pyproject.toml mkdocs.yml README.md docs model_cards scripts space tests build/beside
 	cd build/beside && $(ONE_THREAD) ../../.venv-wheel/bin/python -m pytest -n 2 --dist loadfile -m "not distributed" \
 		--ignore tests/test_contributing.py tests
 
