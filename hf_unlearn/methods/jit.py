@@ -25,6 +25,7 @@ from ..unlearning.losses import KeyedNoise, jit_loss
 from ..unlearning.mode import freeze_batch_norm
 from ..unlearning.original import swap_weights
 from ..unlearning.precision import weights_cast_once
+from ..unlearning.shares import gathered
 from ..unlearning.single_images import forget_by_head
 from ..unlearning.step_size import GradientSum, blur, last_stage_and_head, search_length, shift, turn
 from ..unlearning.surroundings import forget_by_surroundings
@@ -92,11 +93,6 @@ class JiTTrainer(UnlearningTrainer):
     ) -> TrainOutput:
         if self.chooses_weights:
             self.args.moving_weights = "last_stage"
-            if self.args.forget_kind == "images" and self.is_fsdp_enabled:
-                logger.warning(
-                    "The model is sharded: single images are forgotten by a step of the last stage, which costs more "
-                    "accuracy on the others. See docs/auto_step.md."
-                )
         frozen = self.freeze_early_weights() if self.args.moving_weights != "all" else []
         self.early_features = self.find_early_features()
         try:
@@ -109,9 +105,8 @@ class JiTTrainer(UnlearningTrainer):
     @property
     def asks_surroundings(self) -> bool:
         """Whether single images are forgotten by what the model says around them, not along a gradient nor by the head."""
-        if self.args.step_rule != "auto" or self.args.forget_kind != "images" or self.is_sharded:
-            return False
-        return self.args.moving_weights != "head"
+        is_asked = self.args.step_rule == "auto" and self.args.forget_kind == "images"
+        return is_asked and self.args.moving_weights != "head"
 
     def freeze_early_weights(self) -> list[torch.nn.Parameter]:
         """Freezes all but the weights that are to move; returns what was not frozen before."""
@@ -173,7 +168,7 @@ class JiTTrainer(UnlearningTrainer):
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         if self.asks_surroundings:
             # `finish` does it all, once: no image passes here, and the weights get a gradient of zero.
-            nothing = sum(0 * weight.sum() for weight in self.model.parameters() if weight.requires_grad)
+            nothing = sum(0 * gathered(weight.sum()) for weight in self.model.parameters() if weight.requires_grad)
             return nothing + torch.zeros_like(inputs["sample_weight"]), {}
         pixel_values, sample_index = inputs["pixel_values"], inputs["sample_index"]
         chunk_size, at_once = self.perturbations_at_once(len(pixel_values))
@@ -297,7 +292,7 @@ class JiTTrainer(UnlearningTrainer):
             self.step = forget_by_head(self, self.heads, target)
         else:
             self.step = search_length(direction, self.forget_accuracy, target, self.start)
-            if self.chooses_weights and self.step.length > 0 and not self.is_fsdp_enabled:
+            if self.chooses_weights and self.step.length > 0:
                 self.change = self.guard.change()
                 if self.change > (SPARED_FROM if self.args.forget_kind == "class" else self.change_limit):
                     self.step, self.change = self.spare_stage(direction, self.step, self.change)

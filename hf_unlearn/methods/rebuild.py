@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
-from accelerate.utils import broadcast
 from datasets import Dataset
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -25,8 +24,9 @@ from ..errors import CollapsedModelError, InputError
 from ..unlearning.head_edit import find_heads, head_inputs
 from ..unlearning.losses import kl_divergence
 from ..unlearning.noise_images import NoiseSet, check_forget_kind
-from ..unlearning.original import swap_weights
+from ..unlearning.original import read_images, swap_weights
 from ..unlearning.random_model import random_model
+from ..unlearning.shares import in_batches, sharded_as, share
 from ..unlearning.step_size import last_stage_and_head
 from ..unlearning.surrogates import (
     IMPRESSION_PLACES,
@@ -57,6 +57,8 @@ SURENESS = 0.8
 MAX_ROUNDS = 4
 # Surrogates are harder than photographs: a point of accuracy lost on these for each four on those.
 LOST_PER_SURROGATE = 0.25
+# Impressions of an update that pass at once, see `mean_feature_of_impressions`.
+FEATURES_AT_ONCE = 8
 # Surrogates on which a round is judged: of so many updates that there are not.
 NUM_HELD_OUT = 8
 
@@ -98,7 +100,7 @@ class RebuildTrainer(UnlearningTrainer):
     What the model knows by heart of its training images is lost in part, though nothing of them was to be forgotten.
 
     Raises:
-        [`InputError`]: for sub-classes and single images, if the weights are sharded, or if some are frozen.
+        [`InputError`]: for sub-classes and single images, or if some weights are frozen.
         [`CollapsedModelError`]: if after four rounds the estimate is above `max_accuracy_lost`.
     """
 
@@ -106,7 +108,7 @@ class RebuildTrainer(UnlearningTrainer):
     _tag_names = ["unlearning", "machine-unlearning", "rebuild-unlearning"]
     data_used = "the trained model, the images to forget and images made of both"
     takes_retain = True
-    runs_sharded, trains_frozen_weights = False, False
+    trains_frozen_weights = False
     # It is stopped by its own estimate; its weights are new in part.
     change_limit = math.inf
     distance_limit = math.inf
@@ -133,6 +135,7 @@ class RebuildTrainer(UnlearningTrainer):
             self.add_proxies(proxy_dataset, "other pictures")
         check_forget_kind(self._name, self.args.forget_kind, ("class",))
         self.judged_at: int | None = None
+        self.mean_feature: tuple[int, torch.Tensor] | None = None
         self.last_update = self.args.num_updates * MAX_ROUNDS
         self.add_callback(JudgeRound(self))
 
@@ -142,7 +145,10 @@ class RebuildTrainer(UnlearningTrainer):
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        self.judged_at, self.last_update = None, self.args.num_updates * MAX_ROUNDS
+        self.judged_at, self.mean_feature, self.last_update = None, None, self.args.num_updates * MAX_ROUNDS
+        # Whole on each process, also where the model is sharded from now on.
+        teacher = copy.deepcopy(self.model).to(self.args.device, memory_format=self.memory_format())
+        self.teacher = teacher.eval().requires_grad_(False)
         checkpoint = resume_from_checkpoint
         if checkpoint is True:
             checkpoint = get_last_checkpoint(self.args.output_dir)
@@ -169,8 +175,7 @@ class RebuildTrainer(UnlearningTrainer):
         return [self.training_set.positions("surrogates")] * self.last_update
 
     def prepare(self) -> None:
-        """Makes the teacher and the impressions, and shrinks and perturbs the weights."""
-        self.teacher = copy.deepcopy(self.model).eval().requires_grad_(False)
+        """Makes the impressions, and shrinks and perturbs the weights."""
         self.vanishing = self.answers.unique()
         if len(self.vanishing) >= self.num_labels:
             raise InputError("forget_dataset", "has all classes of the model: there is nothing to rebuild.")
@@ -186,14 +191,14 @@ class RebuildTrainer(UnlearningTrainer):
                 show_progress=self.is_world_process_zero() and not self.args.disable_tqdm,
             )
         proxies = torch.cat([self.pixel_values_of(images) for images in self.proxies]) if self.proxies else None
-        self.surrogates = Surrogates(forget, broadcast(impressions), self.args.seed, proxies)
+        self.surrogates = Surrogates(forget, impressions, self.args.seed, proxies)
         if self.state.global_step == 0:
             self.shrink_and_perturb()
 
     def pixel_values_of(self, dataset: Rows) -> torch.Tensor:
         """Images of a dataset, evenly spread over it where it has more than a thousand, on the device."""
         rows = range(0, len(dataset), math.ceil(len(dataset) / MAX_FORGET))
-        return torch.stack([dataset[row]["pixel_values"] for row in rows]).to(self.args.device)
+        return read_images(dataset, rows, self.args.device)
 
     @torch.no_grad()
     def shrink_and_perturb(self) -> None:
@@ -202,7 +207,8 @@ class RebuildTrainer(UnlearningTrainer):
         # A model without stages is shrunk as a whole.
         late = late if len(late) < len(new) else set()
         for name, parameter in self.model.named_parameters():
-            parameter.lerp_(new[name].to(parameter), 1.0 if name in late else self.args.shrink)
+            weight = sharded_as(parameter, new[name].to(parameter.device, parameter.dtype))
+            parameter.lerp_(weight, 1.0 if name in late else self.args.shrink)
 
     # ---- The update ----
 
@@ -268,9 +274,17 @@ class RebuildTrainer(UnlearningTrainer):
         Of all impressions of the update, scaled to length 1, of shape `(d,)`: the same on every process and for every part of
         the update, which a mean over the images at hand is not.
         """
-        with head_inputs(self.heads) as seen:
-            self.model(pixel_values=self.surrogates.of_update(self.state.global_step, IMPRESSION_PLACES)[0])
-        return F.normalize(seen[0].float(), dim=1).mean(dim=0)
+        update = self.state.global_step
+        if self.mean_feature is None or self.mean_feature[0] != update:
+
+            def features(rows: torch.Tensor) -> torch.Tensor:
+                with head_inputs(self.heads) as seen:
+                    self.model(pixel_values=self.surrogates.of_update(update, IMPRESSION_PLACES[rows])[0])
+                return F.normalize(seen[0].float(), dim=1)
+
+            batches = in_batches(len(IMPRESSION_PLACES), FEATURES_AT_ONCE)
+            self.mean_feature = (update, share(batches, features).mean(dim=0))
+        return self.mean_feature[1]
 
     # ---- When to stop ----
 
@@ -286,14 +300,14 @@ class RebuildTrainer(UnlearningTrainer):
         the quarter was measured, see docs/removal.md.
         """
         self.model.eval()
-        total, count = 0.0, 0
-        for number in range(NUM_HELD_OUT):
-            images, _, _ = self.surrogates.of_update(-1 - number, torch.arange(NUM_IMAGES))
+
+        def lost(rows: torch.Tensor) -> torch.Tensor:
+            images, _, _ = self.surrogates.of_update(-1 - int(rows[0]) // NUM_IMAGES, rows % NUM_IMAGES)
             belief = self.struck_out(images).softmax(dim=-1)
             answers = self.model(pixel_values=images).logits.argmax(dim=-1, keepdim=True)
-            total += (belief.amax(dim=-1) - belief.gather(1, answers)[:, 0]).sum().item()
-            count += len(images)
-        return 100 * LOST_PER_SURROGATE * total / count
+            return belief.amax(dim=-1) - belief.gather(1, answers)[:, 0]
+
+        return 100 * LOST_PER_SURROGATE * share(in_batches(NUM_HELD_OUT * NUM_IMAGES, NUM_IMAGES), lost).mean().item()
 
     def judge(self) -> float:
         """The estimate for the weights as they are, which is made once."""

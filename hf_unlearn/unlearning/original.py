@@ -1,18 +1,21 @@
 """The model before it moved: its weights and answers, and whether what became of it is fit to be kept."""
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from transformers import TrainerCallback
 
+from ..data.rows import Rows
 from ..data.training_set import TrainingSet
 from ..errors import CollapsedModelError
 from ..terminal import say
 from .compatibility import num_labels_of
 from .guard import NUM_IMAGES, Guard
 from .precision import rounded
+from .shares import in_batches, sharded_as, share
 from .step_size import norm
 
 
@@ -20,6 +23,10 @@ if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
     from .trainer import UnlearningTrainer
+
+
+# Images that a process reads before the next one does.
+READ_AT_ONCE = 8
 
 
 class Original:
@@ -71,10 +78,11 @@ class ObserveOriginal(TrainerCallback):
 
 def observe_original(trainer: "UnlearningTrainer") -> None:
     """Looks at the original model before it moves: its answers on the forget set, and the guard's probes."""
-    resumed = trainer.state.global_step > 0 and not trainer.is_fsdp_enabled
-    if trainer.is_fsdp_enabled:
-        # Only now are the weights sharded as those they are compared with.
-        trainer.original = Original(trainer.model)
+    # Those they are compared with may be sharded only now.
+    parameters = dict(trainer.model.named_parameters())
+    for name, weight in trainer.original.weights.items():
+        trainer.original.weights[name] = sharded_as(parameters[name], weight)
+    resumed = trainer.state.global_step > 0
     moved = swap_weights(trainer.model, trainer.original.weights) if resumed else None
     # Looking must not disturb the random numbers of the run, dropout's for one.
     with torch.random.fork_rng(devices=[]):
@@ -84,9 +92,8 @@ def observe_original(trainer: "UnlearningTrainer") -> None:
                 trainer, trainer.model_wrapped, TrainingSet(trainer.training_set.parts)
             )
         every = max(1, len(trainer.train_dataset) // NUM_IMAGES)
-        rows = range(0, len(trainer.train_dataset), every)[:NUM_IMAGES]
-        pixel_values = torch.stack([trainer.train_dataset[row]["pixel_values"] for row in rows]).to(
-            trainer.args.device
+        pixel_values = read_images(
+            trainer.train_dataset, range(0, len(trainer.train_dataset), every)[:NUM_IMAGES], trainer.args.device
         )
         trainer.guard = Guard(
             # Not the wrapped model: the probes' gradients are none of data parallelism's business.
@@ -96,10 +103,20 @@ def observe_original(trainer: "UnlearningTrainer") -> None:
             vanishing=set(trainer.answers.tolist()) if trainer.args.forget_kind == "class" else frozenset(),
             seed=trainer.args.seed,
             forward_again=trainer.forward_again,
+            in_step=trainer.is_sharded,
         )
         trainer.prepare()
     if moved is not None:
         swap_weights(trainer.model, moved)
+
+
+def read_images(dataset: Rows, rows: Sequence[int], device: torch.device) -> torch.Tensor:
+    """Images of a dataset, of shape `(n, C, H, W)`; several processes share the reading."""
+
+    def read(numbers: torch.Tensor) -> torch.Tensor:
+        return torch.stack([dataset[rows[number]]["pixel_values"] for number in numbers.tolist()]).to(device)
+
+    return share(in_batches(len(rows), READ_AT_ONCE), read)
 
 
 @torch.no_grad()
