@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import reduce
 from torch import nn
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
@@ -78,12 +79,12 @@ class JiTTrainer(UnlearningTrainer):
             if self.processing_class is None:
                 raise InputError("noise_clamp", "'range' needs the image processor. Valid without: batch, none.")
             self.pixel_range = pixel_range(self.processing_class)
-        if self.args.step_rule == "auto" and self.is_deepspeed_enabled:
-            raise InputError("step_rule", "'auto' does not run under DeepSpeed. Use FSDP, or --step_rule fixed.")
         self.heads: list[nn.Linear] = []
         self.early_features: EarlyFeatures | None = None
         # Perturbed images of a pass that memory was not refused for.
         self.most_at_once = sys.maxsize
+        # Of each weight that moves, where DeepSpeed keeps its own to itself.
+        self.gradients: dict[torch.Tensor, torch.Tensor] = {}
 
     def train(
         self,
@@ -91,6 +92,11 @@ class JiTTrainer(UnlearningTrainer):
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
+        if resume_from_checkpoint and self.adds_up_itself:
+            raise InputError(
+                "resume_from_checkpoint", "is not possible for the automatic step under DeepSpeed. Start it anew."
+            )
+        self.gradients = {}
         if self.chooses_weights:
             self.args.moving_weights = "last_stage"
         frozen = self.freeze_early_weights() if self.args.moving_weights != "all" else []
@@ -133,7 +139,7 @@ class JiTTrainer(UnlearningTrainer):
     def find_early_features(self) -> EarlyFeatures | None:
         """The features at which the network can be cut; `None` where it cannot, or where hooks are not obeyed."""
         recomputes = self.args.recomputes_activations
-        if recomputes or self.is_fsdp_enabled or self.args.torch_compile or self.args.moving_weights == "all":
+        if recomputes or self.is_sharded or self.args.torch_compile or self.args.moving_weights == "all":
             return None
         cut = find_cut(self.model.eval(), self.first_image())
         return EarlyFeatures(cut, len(self.train_dataset)) if cut is not None else None
@@ -252,6 +258,33 @@ class JiTTrainer(UnlearningTrainer):
             return self.optimizer
         return super().create_optimizer(model)
 
+    @property
+    def adds_up_itself(self) -> bool:
+        """Whether gradients are added up here, and not in an optimizer: that of DeepSpeed gives none away."""
+        return self.args.step_rule == "auto" and self.is_deepspeed_enabled
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        if not self.adds_up_itself:
+            return super().training_step(model, inputs, num_items_in_batch)
+        with self.compute_loss_context_manager():
+            loss = self.compute_loss(model, self._prepare_inputs(inputs), num_items_in_batch=num_items_in_batch)
+        if not self.asks_surroundings:
+            moving = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+            for parameter, gradient in zip(moving, torch.autograd.grad(loss, moving, allow_unused=True), strict=True):
+                if gradient is not None:
+                    self.gradients[parameter] = self.gradients.get(parameter, 0) + gradient
+        return loss.detach()
+
+    def find_direction(self) -> dict[torch.Tensor, torch.Tensor]:
+        """The gradient over the whole forget set of each weight that moves."""
+        if self.adds_up_itself:
+            # As the loss is scaled, it is the mean over the processes.
+            return {weight: reduce(gradient, reduction="mean") for weight, gradient in self.gradients.items()}
+        # The one that `create_optimizer` made, inside Accelerate's.
+        return cast(GradientSum, cast(AcceleratedOptimizer, self.optimizer).optimizer).direction()
+
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, torch.Tensor]:
@@ -270,9 +303,7 @@ class JiTTrainer(UnlearningTrainer):
             return
         # The clean images and the perturbed ones, and a backward pass, which counts twice, unless it ends at the head.
         self.passes += 1 + self.args.num_perturbations + (0 if self.heads else 2)
-        # The one that `create_optimizer` made, inside Accelerate's.
-        summed = cast(GradientSum, cast(AcceleratedOptimizer, self.optimizer).optimizer)
-        direction, target = summed.direction(), self.find_target()
+        direction, target = self.find_direction(), self.find_target()
         if self.args.forget_kind == "class" and self.start < 0.5:
             logger.warning(
                 f"The model is right on {100 * self.start:.1f} % of the forget set alone, before unlearning. Check that "

@@ -100,7 +100,7 @@ class RebuildTrainer(UnlearningTrainer):
     What the model knows by heart of its training images is lost in part, though nothing of them was to be forgotten.
 
     Raises:
-        [`InputError`]: for sub-classes and single images, or if some weights are frozen.
+        [`InputError`]: for sub-classes and single images, under DeepSpeed, or if some weights are frozen.
         [`CollapsedModelError`]: if after four rounds the estimate is above `max_accuracy_lost`.
     """
 
@@ -134,6 +134,9 @@ class RebuildTrainer(UnlearningTrainer):
                 proxy_dataset = ImageDataset(proxy_dataset, self.processing_class)
             self.add_proxies(proxy_dataset, "other pictures")
         check_forget_kind(self._name, self.args.forget_kind, ("class",))
+        if self.is_deepspeed_enabled:
+            # Its optimizer holds copies of the weights, from before they are shrunk and perturbed.
+            raise InputError("method", f"{self._name} does not run under DeepSpeed. Use FSDP2 or data parallelism.")
         self.judged_at: int | None = None
         self.mean_feature: tuple[int, torch.Tensor] | None = None
         self.last_update = self.args.num_updates * MAX_ROUNDS

@@ -12,6 +12,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader, Dataset
 
 from ..data.training_set import PhasedSampler, TrainingSet
+from ..errors import InputError
 from .compatibility import num_labels_of
 from .layout import even_batch_size, images_at_once, memory_format
 from .publishing import PublishingTrainer
@@ -47,6 +48,11 @@ class BatchingTrainer(PublishingTrainer):
             # nothing would say so.
             state.distributed_type = DistributedType.MULTI_GPU
         super().create_accelerator_and_postprocess()
+        if self.is_fsdp_enabled and self.accelerator.state.fsdp_plugin.cpu_ram_efficient_loading:
+            raise InputError(
+                "fsdp_cpu_ram_efficient_loading",
+                "is true: the first process alone would have weights to look at before they are sharded. Valid: false.",
+            )
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> tuple[nn.Module, DataLoader]:
         if not self.is_fsdp_enabled:

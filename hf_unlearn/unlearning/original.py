@@ -15,7 +15,7 @@ from ..terminal import say
 from .compatibility import num_labels_of
 from .guard import NUM_IMAGES, Guard
 from .precision import rounded
-from .shares import in_batches, sharded_as, share
+from .shares import in_batches, sharded_as, share, whole
 from .step_size import norm
 
 
@@ -40,24 +40,26 @@ class Original:
     """
 
     def __init__(self, model: nn.Module):
-        self.weights = {
-            name: parameter.detach().clone() for name, parameter in model.named_parameters() if parameter.requires_grad
-        }
+        moving = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        with whole(moving.values()):
+            self.weights = {name: parameter.detach().clone() for name, parameter in moving.items()}
         self.norm = norm(self.weights.values())
 
     def distance(self, model: nn.Module) -> float:
         """‖θ − θ₀‖₂ / ‖θ₀‖₂ over the weights that may move, θ₀ being those before unlearning."""
         parameters = dict(model.named_parameters())
-        return norm(parameters[name] - weight for name, weight in self.weights.items()) / self.norm
+        with whole(parameters[name] for name in self.weights):
+            return norm(parameters[name] - weight for name, weight in self.weights.items()) / self.norm
 
 
 @torch.no_grad()
 def swap_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Puts these weights into the model and returns those that were there."""
     parameters = dict(model.named_parameters())
-    before = {name: parameters[name].detach().clone() for name in weights}
-    for name, weight in weights.items():
-        parameters[name].copy_(weight)
+    with whole((parameters[name] for name in weights), change=True):
+        before = {name: parameters[name].detach().clone() for name in weights}
+        for name, weight in weights.items():
+            parameters[name].copy_(weight)
     return before
 
 

@@ -1,6 +1,7 @@
 """Work that several processes share: each does a part of it, and all know the whole."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 
 import torch
 from accelerate import PartialState
@@ -57,3 +58,24 @@ def sharded_as(weight: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
 def gathered(weight: torch.Tensor) -> torch.Tensor:
     """The whole of a weight that may be cut; called on all processes."""
     return weight.full_tensor() if isinstance(weight, DTensor) else weight
+
+
+@contextmanager
+def whole(weights: Iterable[torch.Tensor], change: bool = False) -> Generator[None, None, None]:
+    """
+    Inside, weights that DeepSpeed has taken apart (ZeRO-3) are whole; all others are as they are.
+
+    Args:
+        weights (`Iterable[torch.Tensor]`):
+            Parameters of a model.
+        change (`bool`, *optional*, defaults to `False`):
+            Whether changes made inside, the same on all processes, are to stay.
+    """
+    apart = [weight for weight in weights if hasattr(weight, "ds_id")]
+    if not apart:
+        yield
+        return
+    from deepspeed.runtime.zero.partition_parameters import GatheredParameters
+
+    with GatheredParameters(apart, modifier_rank=0 if change else None):
+        yield

@@ -16,7 +16,7 @@ from accelerate.utils import reduce
 from ..errors import CollapsedModelError
 from ..publication.search import Search
 from .guard import batch_size_for
-from .shares import share
+from .shares import share, whole
 from .surrogates import (
     NUM_DRAWS,
     NUM_JOIN_DRAWS,
@@ -206,24 +206,27 @@ def forget_by_surroundings(trainer: "UnlearningTrainer", target: float | None) -
         positions, order = torch.cat([moved[some], held[others]]).sort()
         weights = torch.tensor([MOVED_WEIGHT / len(some)] * len(some) + [1 / len(others)] * len(others))
         trainer.set_mode(trainer.model)
-        set_gradients(images, parameters, positions, weights[order], targets)
-        optimizer.step()
-    optimizer.zero_grad()
+        gradients = shared_gradients(images, parameters, positions, weights[order], targets)
+        with whole(parameters, change=True):
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient
+            optimizer.step()
+            optimizer.zero_grad()
     trainer.passes += len(said) / number + 3 * num_updates * (num_moved + HELD_AT_ONCE) / number
     found.accuracy, found.length, found.moved = trainer.forget_accuracy(), trainer.distance_moved(), len(moved)
     found.reached = target is None or found.accuracy <= target
     return found
 
 
-def set_gradients(
+def shared_gradients(
     images: "Images",
     parameters: list[torch.nn.Parameter],
     positions: torch.Tensor,
     weights: torch.Tensor,
     targets: torch.Tensor,
-) -> None:
+) -> list[torch.Tensor | None]:
     """
-    Gives the parameters the gradient of Σ_i w_i KL(target_i ‖ p_i), of which every process computes a part. Each part is
+    The gradient of Σ_i w_i KL(target_i ‖ p_i) for each parameter, of which every process computes a part. Each part is
     the same on any number of processes, and they are added in double precision, in which their order shows in no float: Adam
     would take rounding for a gradient where there is none.
 
@@ -234,16 +237,13 @@ def set_gradients(
         weights (`torch.Tensor` of shape `(B,)`): w, on the CPU.
         targets (`torch.Tensor` of shape `(n, K)`): probabilities, of all images.
     """
-    state, is_sharded = PartialState(), images.trainer.is_sharded
-    sums = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in parameters] if not is_sharded else []
-    for parameter in parameters:
-        parameter.grad = None
-    for part in range(
-        state.process_index, math.ceil(NUM_PARTS / state.num_processes) * state.num_processes, state.num_processes
-    ):
-        here = positions % NUM_PARTS == part
+    state, trainer = PartialState(), images.trainer
+    with whole(parameters):
+        sums = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in parameters]
+    for turn in range(math.ceil(NUM_PARTS / state.num_processes)):
+        here = positions % NUM_PARTS == turn * state.num_processes + state.process_index
         rows, weight = positions[here], weights[here]
-        if len(rows) == 0 and is_sharded:
+        if len(rows) == 0 and trainer.is_sharded:
             # The other processes need this one for their passes.
             rows, weight = positions[:1], torch.zeros(1)
         if len(rows) == 0:
@@ -252,18 +252,20 @@ def set_gradients(
             said, wanted = images.logits(rows).float().log_softmax(dim=-1), targets[rows.to(targets.device)]
             divergence = F.kl_div(said, wanted, reduction="none").sum(dim=-1)
             loss = (weight.to(divergence.device) * divergence).sum()
-            if is_sharded:
-                # The mean over the processes is taken where the gradients are put together.
+            if trainer.is_fsdp_enabled:
+                # It puts the gradients together itself, and takes their mean over the processes.
                 (state.num_processes * loss).backward()
-            else:
-                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-                for total, gradient in zip(sums, gradients, strict=True):
-                    if gradient is not None:
-                        total += gradient
-    if not is_sharded:
-        flat = reduce(torch.cat([total.flatten() for total in sums]), reduction="sum")
-        for parameter, total in zip(parameters, flat.split([total.numel() for total in sums]), strict=True):
-            parameter.grad = total.view_as(parameter).to(parameter.dtype)
+                continue
+            for total, gradient in zip(sums, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+                if gradient is not None:
+                    total += gradient
+    if trainer.is_fsdp_enabled:
+        return [parameter.grad for parameter in parameters]
+    flat = reduce(torch.cat([total.flatten() for total in sums]), reduction="sum")
+    parts = flat.split([total.numel() for total in sums])
+    return [
+        part.view_as(total).to(parameter.dtype) for part, total, parameter in zip(parts, sums, parameters, strict=True)
+    ]
 
 
 def rise_and_fall(place: float, one: float) -> float:
@@ -292,7 +294,7 @@ class Images:
     def __init__(self, trainer: "UnlearningTrainer"):
         self.trainer, self.seed = trainer, trainer.args.seed
         self.number = len(trainer.train_dataset)
-        # The same whatever the batch size of the run, for the same reason as in `set_gradients`.
+        # The same whatever the batch size of the run, for the same reason as in `shared_gradients`.
         self.batch_size = batch_size_for(trainer.first_image())
         self.held_rows = torch.linspace(0, self.number - 1, min(self.number, MAX_HELD)).round().long()
         num_changed = (HELD_COPIES + HELD_VARIED + HELD_STRONG) * len(self.held_rows)

@@ -41,8 +41,8 @@ AUTO = {"step_rule": "auto", "forget_target": 0.5}
 KINDS = ("subclass", "images")
 
 
-def train(architecture: str, folder: str, per_device: int, accumulation: int, **settings):
-    """Trains by the fixed rule, unless the settings say otherwise."""
+def train(architecture: str, folder: str, per_device: int, accumulation: int, resume: str | None = None, **settings):
+    """Trains by the fixed rule, unless the settings say otherwise; from a checkpoint on with `resume`."""
     model = make_model(architecture)
     forget_set = FORGET_SET if settings.get("step_rule") != "auto" else FORGET_SET.select_columns(["image"])
     args = JiTConfig(
@@ -62,7 +62,7 @@ def train(architecture: str, folder: str, per_device: int, accumulation: int, **
         forget_dataset=forget_set,
         label_column="label" if "label" in forget_set.column_names else None,
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume)
     return trainer
 
 
