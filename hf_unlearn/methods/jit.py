@@ -93,9 +93,7 @@ class JiTTrainer(UnlearningTrainer):
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
         if resume_from_checkpoint and self.adds_up_itself:
-            raise InputError(
-                "resume_from_checkpoint", "is not possible for the automatic step under DeepSpeed. Start it anew."
-            )
+            raise InputError("resume_from_checkpoint", "is no use to --step_rule auto under DeepSpeed. Start anew.")
         self.gradients = {}
         if self.chooses_weights:
             self.args.moving_weights = "last_stage"
@@ -268,8 +266,9 @@ class JiTTrainer(UnlearningTrainer):
     ) -> torch.Tensor:
         if not self.adds_up_itself:
             return super().training_step(model, inputs, num_items_in_batch)
+        inputs = self._prepare_inputs(inputs)
         with self.compute_loss_context_manager():
-            loss = self.compute_loss(model, self._prepare_inputs(inputs), num_items_in_batch=num_items_in_batch)
+            loss = cast(torch.Tensor, self.compute_loss(model, inputs, False, num_items_in_batch))
         if not self.asks_surroundings:
             moving = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
             for parameter, gradient in zip(moving, torch.autograd.grad(loss, moving, allow_unused=True), strict=True):
@@ -280,7 +279,7 @@ class JiTTrainer(UnlearningTrainer):
     def find_direction(self) -> dict[torch.Tensor, torch.Tensor]:
         """The gradient over the whole forget set of each weight that moves."""
         if self.adds_up_itself:
-            # As the loss is scaled, it is the mean over the processes.
+            # The loss is scaled for a mean over the processes.
             return {weight: reduce(gradient, reduction="mean") for weight, gradient in self.gradients.items()}
         # The one that `create_optimizer` made, inside Accelerate's.
         return cast(GradientSum, cast(AcceleratedOptimizer, self.optimizer).optimizer).direction()

@@ -150,8 +150,8 @@ class RebuildTrainer(UnlearningTrainer):
     ) -> TrainOutput:
         self.judged_at, self.mean_feature, self.last_update = None, None, self.args.num_updates * MAX_ROUNDS
         # Whole on each process, also where the model is sharded from now on.
-        teacher = copy.deepcopy(self.model).to(self.args.device, memory_format=self.memory_format())
-        self.teacher = teacher.eval().requires_grad_(False)
+        self.teacher = cast(Any, copy.deepcopy(self.model).eval().requires_grad_(False))
+        self.teacher.to(self.args.device, memory_format=self.memory_format())
         checkpoint = resume_from_checkpoint
         if checkpoint is True:
             checkpoint = get_last_checkpoint(self.args.output_dir)
@@ -305,6 +305,7 @@ class RebuildTrainer(UnlearningTrainer):
         self.model.eval()
 
         def lost(rows: torch.Tensor) -> torch.Tensor:
+            # Each batch has those of one update.
             images, _, _ = self.surrogates.of_update(-1 - int(rows[0]) // NUM_IMAGES, rows % NUM_IMAGES)
             belief = self.struck_out(images).softmax(dim=-1)
             answers = self.model(pixel_values=images).logits.argmax(dim=-1, keepdim=True)

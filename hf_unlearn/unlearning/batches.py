@@ -48,7 +48,7 @@ class BatchingTrainer(PublishingTrainer):
             # nothing would say so.
             state.distributed_type = DistributedType.MULTI_GPU
         super().create_accelerator_and_postprocess()
-        if self.is_fsdp_enabled and self.accelerator.state.fsdp_plugin.cpu_ram_efficient_loading:
+        if self.is_fsdp_enabled and cast(Any, self.accelerator.state.fsdp_plugin).cpu_ram_efficient_loading:
             raise InputError(
                 "fsdp_cpu_ram_efficient_loading",
                 "is true: the first process alone would have weights to look at before they are sharded. Valid: false.",

@@ -65,7 +65,8 @@ class PublishingTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
-        if self.is_fsdp_enabled and "SHARDED" in str(self.accelerator.state.fsdp_plugin.state_dict_type):
+        plugin = typing.cast(Any, getattr(self.accelerator.state, "fsdp_plugin", None))
+        if plugin is not None and "SHARDED" in str(plugin.state_dict_type):
             # transformers writes no model then, and says nothing.
             self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
         # On every process, also those that write nothing.

@@ -1,5 +1,6 @@
 """Work that several processes share: each does a part of it, and all know the whole."""
 
+import math
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 
@@ -9,9 +10,13 @@ from accelerate.utils import reduce
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
+# Into so many batches at least work is cut: more processes than that leave some idle.
+MIN_BATCHES = 4
+
+
 def in_batches(number: int, at_once: int) -> list[torch.Tensor]:
-    """The positions from 0 to `number` − 1 in batches that are the same on any number of processes."""
-    return list(torch.arange(number).split(at_once))
+    """The positions from 0 to `number` − 1 in batches, as even as can be, that are the same on any number of processes."""
+    return list(torch.arange(number).tensor_split(max(math.ceil(number / at_once), min(number, MIN_BATCHES))))
 
 
 def own_share(batches: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -75,7 +80,7 @@ def whole(weights: Iterable[torch.Tensor], change: bool = False) -> Generator[No
     if not apart:
         yield
         return
-    from deepspeed.runtime.zero.partition_parameters import GatheredParameters
+    from deepspeed.runtime.zero.partition_parameters import GatheredParameters  # ty: ignore[import-not-found]  it is optional
 
     with GatheredParameters(apart, modifier_rank=0 if change else None):
         yield

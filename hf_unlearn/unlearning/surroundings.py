@@ -16,7 +16,7 @@ from accelerate.utils import reduce
 from ..errors import CollapsedModelError
 from ..publication.search import Search
 from .guard import batch_size_for
-from .shares import share, whole
+from .shares import MIN_BATCHES, share, whole
 from .surrogates import (
     NUM_DRAWS,
     NUM_JOIN_DRAWS,
@@ -46,7 +46,7 @@ MAX_HELD, HELD_COPIES, HELD_VARIED, HELD_STRONG = 128, 2, 8, 1
 NUM_UPDATES, MOVED_AT_ONCE, HELD_AT_ONCE, VISITS = 60, 24, 56, 32
 LEARNING_RATE, MOVED_WEIGHT, RISING = 2e-3, 0.3, 0.2
 # In which an image's position tells its part. Processes share an update by parts: more of them than parts are idle.
-NUM_PARTS = 4
+NUM_PARTS = MIN_BATCHES
 # What numbers are drawn for; the kinds of surrogates.py are other ones.
 COPIES, VARIED, STRONG_PICKS, STRONG, UPDATES = range(10, 15)
 # Of a copy: four for `turn_and_crop`, six for `recolour`.

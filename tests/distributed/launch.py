@@ -27,7 +27,7 @@ def run_on_two_processes(script: str, folder: Path, config: Path | None = None) 
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=600,
     )
     written = sorted(folder.glob("rank*.pt"))
     assert len(written) == 2, done.stderr
