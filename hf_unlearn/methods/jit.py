@@ -376,8 +376,8 @@ class JiTTrainer(UnlearningTrainer):
         - A class that is to vanish is right by accident at most: 1 %, or chance if that is less.
         - What a retrained model says of a sub-class depends on how much the rest of its class looks like it, which the
           forget set does not tell: nine tenths of what it was, a careful step that leaves the rest of the class alone.
-        - Single images that the head is to forget, or a step on sharded weights, should be right as often as images never
-          seen. Without such images, the model's accuracy on slightly changed forget images stands in for that.
+        - Single images that the head is to forget should be right as often as images never seen. Without such images, the model's
+          accuracy on slightly changed forget images stands in for that.
         """
         if self.args.forget_target is not None:
             return self.args.forget_target
