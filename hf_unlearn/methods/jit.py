@@ -96,7 +96,9 @@ class JiTTrainer(UnlearningTrainer):
             raise InputError("resume_from_checkpoint", "is no use to --step_rule auto under DeepSpeed. Start anew.")
         self.gradients = {}
         if self.chooses_weights:
-            self.args.moving_weights = "last_stage"
+            # ZeRO-3 refuses weights that are written right after a backward pass, as updates of single images do.
+            by_head = self.args.forget_kind == "images" and self.is_deepspeed_enabled
+            self.args.moving_weights = "head" if by_head else "last_stage"
         frozen = self.freeze_early_weights() if self.args.moving_weights != "all" else []
         self.early_features = self.find_early_features()
         try:
@@ -109,8 +111,9 @@ class JiTTrainer(UnlearningTrainer):
     @property
     def asks_surroundings(self) -> bool:
         """Whether single images are forgotten by what the model says around them, not along a gradient nor by the head."""
-        is_asked = self.args.step_rule == "auto" and self.args.forget_kind == "images"
-        return is_asked and self.args.moving_weights != "head"
+        if self.args.step_rule != "auto" or self.args.forget_kind != "images" or self.is_deepspeed_enabled:
+            return False
+        return self.args.moving_weights != "head"
 
     def freeze_early_weights(self) -> list[torch.nn.Parameter]:
         """Freezes all but the weights that are to move; returns what was not frozen before."""

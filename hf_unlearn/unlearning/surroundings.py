@@ -16,7 +16,7 @@ from accelerate.utils import reduce
 from ..errors import CollapsedModelError
 from ..publication.search import Search
 from .guard import batch_size_for
-from .shares import MIN_BATCHES, share, whole
+from .shares import MIN_BATCHES, share
 from .surrogates import (
     NUM_DRAWS,
     NUM_JOIN_DRAWS,
@@ -207,11 +207,10 @@ def forget_by_surroundings(trainer: "UnlearningTrainer", target: float | None) -
         weights = torch.tensor([MOVED_WEIGHT / len(some)] * len(some) + [1 / len(others)] * len(others))
         trainer.set_mode(trainer.model)
         gradients = shared_gradients(images, parameters, positions, weights[order], targets)
-        with whole(parameters, change=True):
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.grad = gradient
-            optimizer.step()
-            optimizer.zero_grad()
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+        optimizer.zero_grad()
     trainer.passes += len(said) / number + 3 * num_updates * (num_moved + HELD_AT_ONCE) / number
     found.accuracy, found.length, found.moved = trainer.forget_accuracy(), trainer.distance_moved(), len(moved)
     found.reached = target is None or found.accuracy <= target
@@ -238,8 +237,7 @@ def shared_gradients(
         targets (`torch.Tensor` of shape `(n, K)`): probabilities, of all images.
     """
     state, trainer = PartialState(), images.trainer
-    with whole(parameters):
-        sums = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in parameters]
+    sums = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in parameters]
     for turn in range(math.ceil(NUM_PARTS / state.num_processes)):
         here = positions % NUM_PARTS == turn * state.num_processes + state.process_index
         rows, weight = positions[here], weights[here]

@@ -33,6 +33,8 @@ JIT = {
     "images by the head": ("vit", {**cases.AUTO, "forget_kind": "images", "moving_weights": "head"}),
 }
 REBUILD = "rebuild"
+# Single images are forgotten by the head there, and rebuild refuses.
+BY_DEEPSPEED = [name for name in JIT if name != "images"]
 # 13 images in updates of 6.
 UPDATE = 6
 SPLITS = DatasetDict(forget=cases.FORGET_SET, retain=cases.make_split(9, seed=1))
@@ -62,8 +64,7 @@ def main(folder: str) -> None:
     few_updates()
     results = {}
     by_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
-    # Rebuild refuses DeepSpeed.
-    for name in [*JIT] if by_deepspeed else [*JIT, REBUILD]:
+    for name in BY_DEEPSPEED if by_deepspeed else [*JIT, REBUILD]:
         trainer = run(name, f"{folder}/{name}", 2)
         results[name] = {
             "weights": trainer.weights_as_saved(), "step": trainer.step, "change": trainer.change,

@@ -119,7 +119,7 @@ def test_deepspeed(alone, stage, tmp_path):
         f"{{deepspeed_config_file: {tmp_path}/deepspeed.json, zero3_init_flag: false}}}}"
     )
     ranks = run_on_two_processes(sharded_runs.__file__, tmp_path, tmp_path / "config.yaml")
-    for name in sharded_runs.JIT:
+    for name in sharded_runs.BY_DEEPSPEED:
         assert_as_alone(ranks, alone(name), name)
         numbers = [results[name]["numbers here"] for _, results in ranks]
         assert (numbers == [0, 0]) == (stage == 3)
