@@ -271,7 +271,8 @@ class JiTTrainer(UnlearningTrainer):
             return super().training_step(model, inputs, num_items_in_batch)
         inputs = self._prepare_inputs(inputs)
         with self.compute_loss_context_manager():
-            loss = cast(torch.Tensor, self.compute_loss(model, inputs, False, num_items_in_batch))
+            # Not through DeepSpeed's engine, which would begin to put gradients together.
+            loss = cast(torch.Tensor, self.compute_loss(self.model, inputs, False, num_items_in_batch))
         if not self.asks_surroundings:
             moving = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
             for parameter, gradient in zip(moving, torch.autograd.grad(loss, moving, allow_unused=True), strict=True):

@@ -1,6 +1,5 @@
 """Single images are forgotten by the head: the features of the model stay, and the last layer is solved for."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,7 +9,7 @@ from torch import nn
 
 from ..publication.search import Search
 from .head_edit import NUM_HELD, Features, edit_head, head_inputs, head_weight, put_head
-from .shares import in_batches, share
+from .shares import share
 from .step_size import shift, turn
 
 
@@ -83,18 +82,22 @@ def features_of_changed_copies(
     trainer: "UnlearningTrainer", heads: list[nn.Linear], rows: torch.Tensor
 ) -> torch.Tensor:
     """What the heads see of the forget images `rows`, changed in each small way; the processes share the work."""
-    batches, changed = in_batches(len(rows), trainer.args.per_device_train_batch_size), []
-    for change in SMALL_CHANGES:
+    number, at_once = len(rows), trainer.args.per_device_train_batch_size
+    batches = [
+        change * number + some for change in range(len(SMALL_CHANGES)) for some in torch.arange(number).split(at_once)
+    ]
 
-        def features(numbers: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor] = change) -> torch.Tensor:
-            pixel_values = torch.stack([trainer.train_dataset[row]["pixel_values"] for row in rows[numbers].tolist()])
-            with head_inputs(heads) as seen:
-                trainer.model(pixel_values=change(pixel_values.to(trainer.args.device)))
-            return seen[0]
+    def features(positions: torch.Tensor) -> torch.Tensor:
+        """Of a batch, which has one change."""
+        change, some = SMALL_CHANGES[int(positions[0]) // number], rows[positions % number]
+        pixel_values = torch.stack([trainer.train_dataset[row]["pixel_values"] for row in some.tolist()])
+        with head_inputs(heads) as seen:
+            trainer.model(pixel_values=change(pixel_values.to(trainer.args.device)))
+        return seen[0]
 
-        changed.append(share(batches, features))
+    changed = share(batches, features)
     trainer.passes += len(SMALL_CHANGES) * len(rows) / len(trainer.train_dataset)
-    return with_bias(heads, torch.cat(changed))
+    return with_bias(heads, changed)
 
 
 def with_bias(heads: list[nn.Linear], features: torch.Tensor) -> torch.Tensor:

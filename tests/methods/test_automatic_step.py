@@ -255,7 +255,7 @@ def test_passes_of_the_head_are_counted(resnet, forget_images, image_processor, 
     To find the answers 1, the loss 2 (no backward pass goes further than the head), its features 1, those of five
     changed copies 5, and the accuracy after it 1; in tens, as no other call comes once the guard has other probes.
     """
-    monkeypatch.setattr(guard, "impressions", lambda forward, pool, *_: (pool[:3], 0))
+    monkeypatch.setattr(guard, "impressions", lambda forward, pool, *_, **named: (pool[:3], 0))
     sizes = []
     resnet.classifier[1].register_forward_hook(lambda module, args, output: sizes.append(len(output)))
     trainer = train(resnet, forget_images, image_processor, tmp_path, **BY_HEAD, per_device_train_batch_size=10)
