@@ -79,8 +79,7 @@ class JiTTrainer(UnlearningTrainer):
             if self.processing_class is None:
                 raise InputError("noise_clamp", "'range' needs the image processor. Valid without: batch, none.")
             self.pixel_range = pixel_range(self.processing_class)
-        if self.args.step_rule != "auto" and self.is_deepspeed_enabled:
-            # Measured in docs/performance.md.
+        if self.args.step_rule != "auto" and self.is_deepspeed_enabled:  # measured in docs/performance.md
             raise InputError(
                 "step_rule", "'fixed' gives other weights under DeepSpeed. Use FSDP2, or --step_rule auto."
             )
