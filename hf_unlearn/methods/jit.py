@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import reduce
 from torch import nn
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
@@ -19,15 +20,17 @@ from ..errors import InputError
 from ..publication.search import LOST_BY_CHANGE, Search
 from ..terminal import Stage
 from ..unlearning.attention import attention_by_products
+from ..unlearning.compatibility import check_class_is_known
 from ..unlearning.early_features import EarlyFeatures, find_cut
 from ..unlearning.guard import CHANGE_LIMIT, DISTANCE_LIMIT, JIT_CHANGE_LIMIT
 from ..unlearning.head_edit import find_heads
 from ..unlearning.layout import in_passes
 from ..unlearning.losses import KeyedNoise, jit_loss
 from ..unlearning.mode import freeze_batch_norm
-from ..unlearning.original import swap_weights
 from ..unlearning.precision import weights_cast_once
+from ..unlearning.shares import gathered
 from ..unlearning.single_images import forget_by_head
+from ..unlearning.spare_stage import spare_stage
 from ..unlearning.step_size import GradientSum, blur, freeze_all_but, last_stage_and_head, search_length, shift, turn
 from ..unlearning.surroundings import forget_by_surroundings
 from ..unlearning.trainer import UnlearningTrainer
@@ -79,12 +82,16 @@ class JiTTrainer(UnlearningTrainer):
             if self.processing_class is None:
                 raise InputError("noise_clamp", "'range' needs the image processor. Valid without: batch, none.")
             self.pixel_range = pixel_range(self.processing_class)
-        if self.args.step_rule == "auto" and self.is_deepspeed_enabled:
-            raise InputError("step_rule", "'auto' does not run under DeepSpeed. Use FSDP, or --step_rule fixed.")
+        if self.args.step_rule != "auto" and self.is_deepspeed_enabled:  # measured in docs/performance.md
+            raise InputError(
+                "step_rule", "'fixed' gives other weights under DeepSpeed. Use FSDP2, or --step_rule auto."
+            )
         self.heads: list[nn.Linear] = []
         self.early_features: EarlyFeatures | None = None
         # Perturbed images of a pass that memory was not refused for.
         self.most_at_once = sys.maxsize
+        # Of each weight that moves, where DeepSpeed keeps its own to itself.
+        self.gradients: dict[torch.Tensor, torch.Tensor] = {}
 
     def train(
         self,
@@ -92,13 +99,13 @@ class JiTTrainer(UnlearningTrainer):
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
+        if resume_from_checkpoint and self.adds_up_itself:
+            raise InputError("resume_from_checkpoint", "is no use to --step_rule auto under DeepSpeed. Start anew.")
+        self.gradients = {}
         if self.chooses_weights:
-            self.args.moving_weights = "last_stage"
-            if self.args.forget_kind == "images" and self.is_fsdp_enabled:
-                logger.warning(
-                    "The model is sharded: single images are forgotten by a step of the last stage, which costs more "
-                    "accuracy on the others. See docs/auto_step.md."
-                )
+            # ZeRO-3 refuses weights that are written right after a backward pass, as updates of single images do.
+            by_head = self.args.forget_kind == "images" and self.is_deepspeed_enabled
+            self.args.moving_weights = "head" if by_head else "last_stage"
         frozen = self.freeze_early_weights() if self.args.moving_weights != "all" else []
         self.early_features = self.find_early_features()
         try:
@@ -111,7 +118,7 @@ class JiTTrainer(UnlearningTrainer):
     @property
     def asks_surroundings(self) -> bool:
         """Whether single images are forgotten by what the model says around them, not along a gradient nor by the head."""
-        if self.args.step_rule != "auto" or self.args.forget_kind != "images" or self.is_sharded:
+        if self.args.step_rule != "auto" or self.args.forget_kind != "images" or self.is_deepspeed_enabled:
             return False
         return self.args.moving_weights != "head"
 
@@ -134,7 +141,7 @@ class JiTTrainer(UnlearningTrainer):
     def find_early_features(self) -> EarlyFeatures | None:
         """The features at which the network can be cut; `None` where it cannot, or where hooks are not obeyed."""
         recomputes = self.args.recomputes_activations
-        if recomputes or self.is_fsdp_enabled or self.args.torch_compile or self.args.moving_weights == "all":
+        if recomputes or self.is_sharded or self.args.torch_compile or self.args.moving_weights == "all":
             return None
         cut = find_cut(self.model.eval(), self.first_image())
         return EarlyFeatures(cut, len(self.train_dataset)) if cut is not None else None
@@ -169,7 +176,7 @@ class JiTTrainer(UnlearningTrainer):
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         if self.asks_surroundings:
             # `finish` does it all, once: no image passes here, and the weights get a gradient of zero.
-            nothing = sum(0 * weight.sum() for weight in self.model.parameters() if weight.requires_grad)
+            nothing = sum(0 * gathered(weight.sum()) for weight in self.model.parameters() if weight.requires_grad)
             return nothing + torch.zeros_like(inputs["sample_weight"]), {}
         pixel_values, sample_index = inputs["pixel_values"], inputs["sample_index"]
         chunk_size, at_once = self.perturbations_at_once(len(pixel_values))
@@ -253,6 +260,35 @@ class JiTTrainer(UnlearningTrainer):
             return self.optimizer
         return super().create_optimizer(model)
 
+    @property
+    def adds_up_itself(self) -> bool:
+        """Whether gradients are added up here, and not in an optimizer: that of DeepSpeed gives none away."""
+        return self.args.step_rule == "auto" and self.is_deepspeed_enabled
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        if not self.adds_up_itself:
+            return super().training_step(model, inputs, num_items_in_batch)
+        inputs = self._prepare_inputs(inputs)
+        with self.compute_loss_context_manager():
+            # Not through DeepSpeed's engine, which would begin to put gradients together.
+            loss = cast(torch.Tensor, self.compute_loss(self.model, inputs, False, num_items_in_batch))
+        if not self.asks_surroundings:
+            moving = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+            for parameter, gradient in zip(moving, torch.autograd.grad(loss, moving, allow_unused=True), strict=True):
+                if gradient is not None:
+                    self.gradients[parameter] = self.gradients.get(parameter, 0) + gradient
+        return loss.detach()
+
+    def find_direction(self) -> dict[torch.Tensor, torch.Tensor]:
+        """The gradient over the whole forget set of each weight that moves."""
+        if self.adds_up_itself:
+            # The loss is scaled for a mean over the processes.
+            return {weight: reduce(gradient, reduction="mean") for weight, gradient in self.gradients.items()}
+        # The one that `create_optimizer` made, inside Accelerate's.
+        return cast(GradientSum, cast(AcceleratedOptimizer, self.optimizer).optimizer).direction()
+
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, torch.Tensor]:
@@ -275,31 +311,19 @@ class JiTTrainer(UnlearningTrainer):
         """Classes and sub-classes, and single images whose head is moved: see [`search_length`] and [`forget_by_head`]."""
         # The clean images and the perturbed ones, and a backward pass, which counts twice, unless it ends at the head.
         self.passes += 1 + self.args.num_perturbations + (0 if self.heads else 2)
-        # The one that `create_optimizer` made, inside Accelerate's.
-        summed = cast(GradientSum, cast(AcceleratedOptimizer, self.optimizer).optimizer)
-        direction, target = summed.direction(), self.find_target()
-        if self.args.forget_kind == "class" and self.start < 0.5:
-            logger.warning(
-                f"The model is right on {100 * self.start:.1f} % of the forget set alone, before unlearning. Check that "
-                "the image processor and the labels are its own."
-            )
-        by_chance = 1 / self.num_labels
-        if self.args.forget_kind == "class" and self.start <= max(target, by_chance) and not self.args.allow_collapse:
-            raise InputError(
-                "forget_dataset",
-                f"before unlearning the model is right on {100 * self.start:.1f} % of the forget set alone; chance is "
-                f"{100 * by_chance:.1f} %. Either the image processor or the labels do not fit the model, or it has "
-                "forgotten the class already. Nothing is saved; --allow_collapse goes on all the same.",
-            )
+        direction, target = self.find_direction(), self.find_target()
+        if self.args.forget_kind == "class":
+            check_class_is_known(self.start, target, self.num_labels, self.args.allow_collapse)
         if self.heads and self.args.forget_kind == "images":
             # Features on which the head is fitted do not move: what it changes shows in its outputs alone.
             self.distance_limit = math.inf
             return forget_by_head(self, self.heads, target)
         step = search_length(direction, self.forget_accuracy, target, self.start, self.log_trial)
-        if self.chooses_weights and step.length > 0 and not self.is_fsdp_enabled:
+        if self.chooses_weights and step.length > 0:
             self.change = self.guard.change()
             if self.change > (SPARED_FROM if self.args.forget_kind == "class" else self.change_limit):
-                step, self.change = self.spare_stage(direction, step, self.change)
+                step, self.change, by_head = spare_stage(self, direction, step, self.change, self.log_trial)
+                self.args.moving_weights = "head" if by_head else self.args.moving_weights
         return step
 
     def log_trial(self, length: float, accuracy: float) -> None:
@@ -329,30 +353,6 @@ class JiTTrainer(UnlearningTrainer):
         self.distance_limit = math.inf
         return forget_by_surroundings(self, self.args.forget_target)
 
-    def spare_stage(
-        self, direction: dict[torch.Tensor, torch.Tensor], step: Search, change: float
-    ) -> tuple[Search, float]:
-        """
-        Where the step of the last stage changed too much elsewhere: searches along the head's part of the same gradient
-        instead, and keeps that step if it forgets as much and changes less. Returns the step that is kept, and its change.
-        """
-        heads = find_heads(self.model, self.first_image())
-        own = {id(parameter) for head in heads for parameter in head.parameters()}
-        of_head = {parameter: gradient for parameter, gradient in direction.items() if id(parameter) in own}
-        if not of_head:
-            return step, change
-        stage = swap_weights(self.model, self.original.weights)
-        head_step = search_length(of_head, self.forget_accuracy, step.target, self.start, self.log_trial)
-        forgets_less = head_step.accuracy > max(step.accuracy, step.target)
-        head_change = math.inf if forgets_less else self.guard.change()
-        if head_change >= change:
-            swap_weights(self.model, stage)
-            return step, change
-        self.args.moving_weights = "head"
-        head_step.evaluations += step.evaluations
-        head_step.stage_change = change
-        return head_step, head_change
-
     def find_target(self) -> float:
         """
         The accuracy on the forget set to aim at: the one given, else by what is to be forgotten.
@@ -360,8 +360,8 @@ class JiTTrainer(UnlearningTrainer):
         - A class that is to vanish is right by accident at most: 1 %, or chance if that is less.
         - What a retrained model says of a sub-class depends on how much the rest of its class looks like it, which the
           forget set does not tell: nine tenths of what it was, a careful step that leaves the rest of the class alone.
-        - Single images that the head is to forget, or a step on sharded weights, should be right as often as images never
-          seen. Without such images, the model's accuracy on slightly changed forget images stands in for that.
+        - Single images that the head is to forget should be right as often as images never seen. Without such images, the model's
+          accuracy on slightly changed forget images stands in for that.
         """
         if self.args.forget_target is not None:
             return self.args.forget_target

@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from ..errors import CollapsedModelError
 from ..publication.search import Search
+from .shares import whole
 
 
 def last_stage_and_head(model: nn.Module, pixel_values: torch.Tensor) -> set[str]:
@@ -166,7 +167,8 @@ def search_length(
     Raises:
         [`CollapsedModelError`]: if the gradient is not finite.
     """
-    originals = {parameter: parameter.detach().clone() for parameter in direction}
+    with whole(direction):
+        originals = {parameter: parameter.detach().clone() for parameter in direction}
     size, slope = norm(originals.values()), norm(direction.values())
     if not math.isfinite(slope):
         raise CollapsedModelError("the gradient over the forget set is not finite; nothing is saved.")
@@ -174,8 +176,9 @@ def search_length(
         return Search(target, start, start, reached=start <= target)
 
     def move_to(length: float) -> None:
-        for parameter, gradient in direction.items():
-            parameter.copy_(originals[parameter] - gradient * (length * size / slope))
+        with whole(direction, change=True):
+            for parameter, gradient in direction.items():
+                parameter.copy_(originals[parameter] - gradient * (length * size / slope))
 
     too_short, enough, length = 0.0, None, first
     best = Search(target, start, start)

@@ -322,8 +322,7 @@ class UnlearningTrainer(BatchingTrainer):
             [`CollapsedModelError`]: if the guard takes the result for destroyed; the model has its original weights.
         """
         self.first_stage, self.refusal = Stage("original"), None
-        if not self.is_fsdp_enabled:
-            self.original = Original(self.model)
+        self.original = Original(self.model)
         self.passes, self.has_report, self.is_saved, self.saved_in_16_bits, self.change = 0, False, False, {}, None
         self.sha256_before = weights_sha256(in_types(self.model.state_dict(), self.stored_in_16_bits))
         self.started, start = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.perf_counter()
