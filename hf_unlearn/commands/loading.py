@@ -274,6 +274,11 @@ def load_splits(
         )
         splits = {str(name): split for name, split in parts.items()}
         source = source_of(splits["forget"])
+        if isinstance(train, StreamedRows):
+            images = sum(map(len, train.seen.values()))
+            say(
+                f"Streamed: {listing(train.columns_read)} of {len(train):,} training rows, the image of {images:,} of them."
+            )
         if earlier:
             train, test = cast(Dataset, train), cast(Dataset | None, test)
             asked = [request, *earlier]

@@ -160,6 +160,7 @@ class ParquetFiles:
     def __init__(self, urls: Sequence[str], features: Features, token: str | bool | None = None):
         self.urls, self.features = list(urls), features
         self.files = [ParquetFile(url, token) for url in self.urls]
+        self.known_pages: dict[str, dict[tuple[int, int], list[Page]]] = {}
 
     @cached_property
     def row_groups(self) -> list[RowGroup]:
@@ -192,13 +193,15 @@ class ParquetFiles:
 
     def pages(self, image_column: str) -> dict[tuple[int, int], list[Page]]:
         """By file and row group, the pages of the images, where they can be read one by one."""
-        leaf = f"{image_column}.bytes"
-        found = in_order(lambda file: file.pages_of(leaf), self.files)
-        return {
-            (id(file), number): pages
-            for file, groups in zip(self.files, found, strict=True)
-            for number, pages in enumerate(groups or [])
-        }
+        if image_column not in self.known_pages:
+            leaf = f"{image_column}.bytes"
+            found = in_order(lambda file: file.pages_of(leaf), self.files)
+            self.known_pages[image_column] = {
+                (id(file), number): pages
+                for file, groups in zip(self.files, found, strict=True)
+                for number, pages in enumerate(groups or [])
+            }
+        return self.known_pages[image_column]
 
     def clusters(self, image_column: str) -> np.ndarray:
         """The first rows of the least parts that are read at once: pages or, where there are none, row groups."""

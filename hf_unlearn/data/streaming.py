@@ -12,7 +12,7 @@ from typing import cast
 
 import numpy as np
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, DatasetInfo, Features, Image, IterableDataset, NamedSplit, Value
+from datasets import ClassLabel, Dataset, DatasetInfo, Features, Image, IterableDataset, NamedSplit, Split, Value
 from datasets.fingerprint import Hasher
 from datasets.iterable_dataset import ArrowExamplesIterable, ExamplesIterable
 from datasets.table import InMemoryTable
@@ -217,15 +217,12 @@ class StreamedRows:
         # What a process has read of parquet files, all others of the machine and later runs find in the cache.
         folder = tempfile.TemporaryDirectory() if self.files is None else None
         version = uuid.uuid4().hex if self.files is None else Hasher.hash([self.files.version, rows, kept])
-        images = cast(
-            Dataset,
-            Dataset.from_generator(
-                generate,
-                features=features,
-                cache_dir=cast(str, folder.name if folder is not None else self.cache_dir),
-                fingerprint=version,
-                split=self.dataset.split,
-            ),
+        images = Dataset.from_generator(
+            generate,
+            features=features,
+            cache_dir=cast(str, folder.name if folder is not None else self.cache_dir),
+            fingerprint=version,
+            split=self.split or Split.TRAIN,
         )
         if folder is not None:
             weakref.finalize(images.data, folder.cleanup)

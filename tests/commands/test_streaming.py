@@ -38,7 +38,7 @@ def test_weights_are_those_without_streaming_to_the_bit(command, parquet, tmp_pa
     assert streamed["dataset"]["training_images"] == 30 and "streamed" not in loaded["dataset"]
 
 
-def test_record_says_what_was_read_and_names_no_row(command, parquet, tmp_path, cache):
+def test_record_says_what_was_read_and_names_no_row(command, parquet, saved_model, tmp_path, cache):
     flags = ["--forget_indices", "3", "17", "--streaming", "--max_eval_samples", "5"]
     assert command(*flags, *cache, dataset=parquet) == 0
     out = tmp_path / "out"
@@ -51,7 +51,8 @@ def test_record_says_what_was_read_and_names_no_row(command, parquet, tmp_path, 
     assert report.splits == {"forget": 2, "retain": 5, "retain_test": 5}
     assert report.sampled == {"retain": 28, "retain_test": 18}
     assert main(["record", "verify", str(out)]) == 0
-    assert main(["record", "replay", str(out), "--dataset_name", parquet, "--streaming", *cache]) == 0
+    flags = ["--model_name_or_path", saved_model, "--dataset_name", parquet, *cache]
+    assert main(["record", "replay", str(out), *flags]) == 0
 
 
 def test_folder_to_forget_is_measured_on_streamed_images(command, parquet, tmp_path, cache):
