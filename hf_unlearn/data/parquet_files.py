@@ -130,7 +130,7 @@ class ParquetFile:
             values = column.statistics
             if values is None or not values.has_null_count or values.null_count:
                 return None
-            if column.compression != "UNCOMPRESSED" or set(column.encodings) != {"PLAIN", "RLE"}:
+            if column.compression != "UNCOMPRESSED" or not {"PLAIN", "RLE"}.issuperset(column.encodings):
                 return None
         indexes = [place for place in page_indexes(self.footer, leaf) if place is not None]
         if len(indexes) < len(groups) or not groups:

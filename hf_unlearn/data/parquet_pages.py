@@ -198,8 +198,10 @@ def find_values(window: "Window", has_levels: bool) -> int:
         # The header is longer than that.
         reader = Compact(window.get(0, window.page.size))
         fields = reader.struct()
-    # Page type 0 is the first version of data pages, encoding 0 is none at all.
-    if fields[1] != 0 or fields[5][2] != 0:
+    # Of the second version of pages, the header says how long the lists before the values are. Encoding 0 is none at all.
+    if 8 in fields and fields[8][4] == 0:
+        return reader.position + fields[8][5] + fields[8][6]
+    if 5 not in fields or fields[5][2] != 0:
         raise ValueError("the values of this page are encoded")
     if not has_levels:
         return reader.position

@@ -113,9 +113,10 @@ def photo_files(folder, **options) -> IterableDataset:
     return load_dataset("parquet", data_files={"train": str(folder / "*.parquet")}, split="train", streaming=True)
 
 
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
 @pytest.mark.parametrize("rows", [[0], [89], [5, 6, 7, 40], list(range(20, 70)), list(range(0, 90, 4)), [29, 30]])
-def test_any_rows_are_read_byte_for_byte_and_little_else(tmp_path, monkeypatch, rows):
-    data = photo_files(tmp_path)
+def test_any_rows_are_read_byte_for_byte_and_little_else(tmp_path, monkeypatch, rows, version):
+    data = photo_files(tmp_path, data_page_version=version)
     expected = [values["image"] for values in data.cast_column("image", Image(decode=False))]
     read, crossed = ParquetFile.read, []
     monkeypatch.setattr(
