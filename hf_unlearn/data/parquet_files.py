@@ -304,6 +304,6 @@ def parquet_files_of(dataset: IterableDataset) -> ParquetFiles | None:
     builder = getattr(source.generate_tables_fn, "__self__", None)
     if not isinstance(builder, Parquet) or builder.config.filters is not None:
         return None
-    if any(groups is not None for groups in source.kwargs["row_groups_list"]):
+    if any(groups is not None for groups in source.kwargs.get("row_groups_list", [])):
         return None
     return ParquetFiles([str(file) for file in source.kwargs["files"]], dataset.features, builder.token)
