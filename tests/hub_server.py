@@ -1,5 +1,5 @@
 """
-A Hugging Face Hub for tests: model repos and Spaces in memory, served on the loopback interface.
+A Hugging Face Hub for tests: model repos, Spaces and datasets in memory, served on the loopback interface.
 
 ```python
 >>> with HubServer() as hub:
@@ -10,8 +10,8 @@ A Hugging Face Hub for tests: model repos and Spaces in memory, served on the lo
 
 Clients run in a subprocess because `huggingface_hub` reads its settings, the endpoint among them, when it is imported.
 
-Left out: Xet (`environ` turns it off), multipart uploads, redirects to a CDN, pagination, datasets, whatever a Space runs,
-and a permission model: there is one user, whose token may read and write every repo.
+Left out: Xet (`environ` turns it off), multipart uploads, redirects to a CDN, pagination, uploads of datasets, whatever a
+Space runs, and a permission model: there is one user, whose token may read and write every repo.
 """
 
 import base64
@@ -21,9 +21,11 @@ import os
 import re
 import secrets
 import threading
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -129,10 +131,12 @@ class HubError(Exception):
         self.response = Response({"error": message}, status, headers)
 
 
+@cache
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+@cache
 def git_oid(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
@@ -174,9 +178,10 @@ def route(method: str, template: str, needs_token: bool = True):
     """
     Serves requests with the decorated method of [`HubServer`]. The placeholders in `template` become its arguments:
     `{repo}` matches `namespace/name` and is passed as a [`Repo`], `{path}` may contain slashes, others may not. `{kind}`
-    and `{space}` say whether that repo is a model or a Space, and are not passed.
+    and `{space}` say whether that repo is a model or a Space, and are not passed; `{dataset}` is the name of a dataset.
     """
     template = template.replace("{repo}", "(?P<repo>[^/]+/[^/]+)").replace("{path}", "(?P<path>.+)")
+    template = template.replace("{dataset}", "(?P<dataset>[^/]+/[^/]+)")
     template = template.replace("{kind}", "(?P<kind>models|spaces)").replace("{space}", "(?P<kind>(?:spaces/)?)")
     pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", template))
 
@@ -192,6 +197,8 @@ class HubServer:
     The server, listening from `with` on. What it holds can be read and changed at any time:
 
     - **repos** (`dict[str, Repo]`) -- The repos by id; before the id of a Space stands `spaces/`.
+    - **datasets** (`dict[str, Repo]`) -- The datasets by id.
+    - **sent** (`Counter[str]`) -- How many bytes were sent, by path.
     - **lfs_objects** (`dict[str, bytes]`) -- Large files by sha256, once they are verified.
     - **requests** (`list[LoggedRequest]`) -- Everything that was asked so far.
     - **faults** (`list[Fault]`) -- Tried in order on each request; see `fail_next` and `reset_next`.
@@ -199,6 +206,8 @@ class HubServer:
 
     def __init__(self):
         self.repos: dict[str, Repo] = {}
+        self.datasets: dict[str, Repo] = {}
+        self.sent: Counter[str] = Counter()
         self.lfs_objects: dict[str, bytes] = {}
         self.requests: list[LoggedRequest] = []
         self.faults: list[Fault] = []
@@ -233,7 +242,12 @@ class HubServer:
         }
 
     def add_repo(
-        self, repo_id: str, files: dict[str, bytes] | None = None, private: bool = False, sdk: str | None = None
+        self,
+        repo_id: str,
+        files: dict[str, bytes] | None = None,
+        private: bool = False,
+        sdk: str | None = None,
+        dataset: bool = False,
     ) -> Repo:
         """
         Creates a repo. As on the Hub its first commit adds `.gitattributes`, and to a Space a `README.md`; here along with
@@ -246,8 +260,9 @@ class HubServer:
         lfs_paths = frozenset(path for path in files if stored_as_lfs(path, files[path][:512], GITATTRIBUTES))
         self.lfs_objects.update({sha256(files[path]): files[path] for path in lfs_paths})
         key = repo_id if sdk is None else f"spaces/{repo_id}"
-        self.repos[key] = Repo(repo_id, private, {"main": [Commit("initial commit", "", files, lfs_paths)]}, sdk)
-        return self.repos[key]
+        repo = Repo(repo_id, private, {"main": [Commit("initial commit", "", files, lfs_paths)]}, sdk)
+        (self.datasets if dataset else self.repos)[key] = repo
+        return repo
 
     def address(self, repo: Repo) -> str:
         return f"{self.url}/{'' if repo.sdk is None else 'spaces/'}{repo.repo_id}"
@@ -317,8 +332,11 @@ class HubServer:
                 raise HubError(401, "Invalid username or password.")
             arguments: dict[str, Any] = {name: unquote(value) for name, value in match.groupdict().items()}
             kind = arguments.pop("kind", "")
-            if "repo" in arguments:
+            if "dataset" in arguments:
+                arguments["repo"] = self.datasets.get(arguments.pop("dataset"))
+            elif "repo" in arguments:
                 arguments["repo"] = self.repos.get("spaces/" * kind.startswith("spaces") + arguments["repo"])
+            if "repo" in arguments:
                 if arguments["repo"] is None or (arguments["repo"].private and authorization is None):
                     raise HubError(404, "Repository not found", "RepoNotFound")
             return function(self, body=body, query=parse_qs(url.query), **arguments)
@@ -482,18 +500,45 @@ class HubServer:
             info["sdk"] = repo.sdk
         return Response({**info, "siblings": [{"rfilename": path} for path in sorted(commit.files)]})
 
-    @route("GET", "/api/{kind}/{repo}/tree/{revision}", needs_token=False)
-    def _tree(self, repo, revision, query, **_):
-        if query.get("recursive") != ["true"]:
-            raise HubError(400, "The test hub lists whole repos only")
+    @route("GET", "/api/datasets/{dataset}", needs_token=False)
+    @route("GET", "/api/datasets/{dataset}/revision/{revision}", needs_token=False)
+    def _dataset_info(self, repo, revision="main", **_):
         commit = repo.history(revision)[-1]
-        entries = []
-        for path, content in sorted(commit.files.items()):
-            entries.append({"type": "file", "path": path, "size": len(content), "oid": git_oid(content)})
-            if path in commit.lfs_paths:
-                entries[-1]["lfs"] = {"oid": sha256(content), "size": len(content), "pointerSize": 134}
+        siblings = [{"rfilename": path} for path in sorted(commit.files)]
+        return Response({"id": repo.repo_id, "sha": commit.oid, "private": repo.private, "siblings": siblings})
+
+    @route("GET", "/api/{kind}/{repo}/tree/{revision}", needs_token=False)
+    @route("GET", "/api/datasets/{dataset}/tree/{revision}", needs_token=False)
+    @route("GET", "/api/datasets/{dataset}/tree/{revision}/{path}", needs_token=False)
+    def _tree(self, repo, revision, query, path=None, **_):
+        commit = repo.history(revision)[-1]
+        entries = self._entries(commit, f"{path}/" if path else "", query.get("recursive") == ["true"])
+        if path and not entries:
+            raise HubError(404, f"{path} does not exist", "EntryNotFound")
         return Response(entries)
 
+    def _entries(self, commit, folder, recursive):
+        """Files and folders in a folder, as the Hub lists them."""
+        entries, folders = [], set()
+        for path, content in sorted(commit.files.items()):
+            parts = path.removeprefix(folder).split("/")
+            if not path.startswith(folder):
+                continue
+            for depth in range(1, len(parts) if recursive else min(len(parts), 2)):
+                folders.add(folder + "/".join(parts[:depth]))
+            if recursive or len(parts) == 1:
+                entries.append({"type": "file", "path": path, "size": len(content), "oid": git_oid(content)})
+                if path in commit.lfs_paths:
+                    entries[-1]["lfs"] = {"oid": sha256(content), "size": len(content), "pointerSize": 134}
+        return [*({"type": "directory", "path": path, "oid": "0" * 40} for path in sorted(folders)), *entries]
+
+    @route("POST", "/api/datasets/{dataset}/paths-info/{revision}", needs_token=False)
+    def _paths_info(self, repo, revision, body, **_):
+        """What is known of some files and folders; those that do not exist are left out."""
+        asked = json.loads(body)["paths"] if body.startswith(b"{") else parse_qs(body.decode())["paths"]
+        return Response([one for one in self._entries(repo.history(revision)[-1], "", True) if one["path"] in asked])
+
+    @route("GET", "/datasets/{dataset}/resolve/{revision}/{path}", needs_token=False)
     @route("GET", "/{space}{repo}/resolve/{revision}/{path}", needs_token=False)
     def _resolve(self, repo, revision, path, **_):
         commit = repo.history(revision)[-1]
@@ -526,8 +571,16 @@ class RequestHandler(BaseHTTPRequestHandler):
         content = response.content
         if not isinstance(content, bytes):
             content = json.dumps(content, default=str).encode()  # as text: the dates that yaml finds in cards
-        self.send_response(response.status)
-        for name, value in {"Content-Length": str(len(content)), **response.headers}.items():
+        status, headers = response.status, response.headers
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if asked and status == 200 and "/resolve/" in self.path:
+            start, end = int(asked[1]), min(int(asked[2] or len(content)), len(content) - 1)
+            headers = {**headers, "Content-Range": f"bytes {start}-{end}/{len(content)}"}
+            status, content = 206, content[start : end + 1]
+        if self.command != "HEAD":
+            self.server.hub.sent[urlsplit(self.path).path] += len(content)
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(content)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":

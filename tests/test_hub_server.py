@@ -114,7 +114,7 @@ def test_upload_and_download(hub, folder, run_client):
             "info": [info.private, info.pipeline_tag, info.tags, info.card_data.license],
             "card": card.data.to_dict(),
             "tree": {file.path: [file.size, file.blob_id, file.lfs and file.lfs.sha256]
-                     for file in api.list_repo_tree(repo_id, recursive=True)},
+                     for file in api.list_repo_tree(repo_id, recursive=True) if hasattr(file, "size")},
             "weights": hf_hub_download(repo_id, "model.safetensors"),
             "snapshot": snapshot_download(repo_id),
         }

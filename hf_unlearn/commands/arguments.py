@@ -96,6 +96,12 @@ class DataArguments:
         default=MAX_EVAL_SAMPLES,
         metadata={"help": "Measure the retain and test splits on at most so many random images each; 0: all."},
     )
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Download only the columns of the labels and the images of the splits; for data that do not fit."
+        },
+    )
     skip_unreadable_images: bool = field(default=False, metadata={"help": "Leave out images that cannot be read."})
 
 

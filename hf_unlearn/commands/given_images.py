@@ -130,7 +130,7 @@ def load_proxies(data_args: DataArguments, model_args: ModelArguments) -> Datase
     splits = load_dataset(
         data_args.proxy_dataset, token=model_args.token, cache_dir=model_args.cache_dir, argument="proxy_dataset"
     )
-    return splits["train"] if "train" in splits else next(iter(splits.values()))
+    return cast(Dataset, splits["train"] if "train" in splits else next(iter(splits.values())))
 
 
 def check_by_position(

@@ -189,6 +189,7 @@ def settings_of(
     for name in ("image_column", "label_column"):
         if getattr(data_args, f"{name}_name") is None:
             setattr(data_args, f"{name}_name", known.get(name))
+    data_args.streaming = data_args.streaming or "streamed" in record["dataset"]
     if data_args.train_split == "train" and known.get("split") is not None and data_args.dataset_name is not None:
         data_args.train_split = known["split"]
     config_class, trainer_class = load_method(known["method"])

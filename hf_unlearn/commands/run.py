@@ -26,8 +26,9 @@ from ..unlearning.config import UnlearningConfig
 from ..unlearning.trainer import UnlearningTrainer
 from .arguments import DataArguments, ForgetArguments, ModelArguments, RunArguments, fill_in
 from .given_images import check_by_position, further_images, holdout_accuracy
-from .loading import load_model, load_retrained, load_splits, load_train_and_test
+from .loading import load_model, load_retrained, load_splits
 from .processes import check_processes
+from .training_data import load_train_and_test
 
 
 def run(

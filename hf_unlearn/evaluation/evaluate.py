@@ -14,7 +14,7 @@ from transformers import BaseImageProcessor
 
 from ..data.image_dataset import ImageDataset, find_image_column
 from ..data.labels import find_label_column, match_labels, read_column
-from ..data.sampling import MAX_EVAL_SAMPLES, at_most
+from ..data.sampling import MAX_EVAL_SAMPLES, at_most, whole_size
 from ..data.splits import check_dataset
 from ..errors import InputError
 from ..metrics.activation_distance.activation_distance import activation_distance
@@ -126,9 +126,9 @@ def evaluate_unlearning(
     probabilities, labels, sampled = {name: {} for name in models}, {}, {}
     for split, dataset in ((str(name), dataset) for name, dataset in splits.items()):
         if split != "forget":
-            whole, dataset = dataset, at_most(dataset, max_eval_samples)
-            if len(dataset) < len(whole):
-                sampled[split] = len(whole)
+            whole, dataset = whole_size(dataset), at_most(dataset, max_eval_samples)
+            if len(dataset) < whole:
+                sampled[split] = whole
         labels[split] = label_ids_of(dataset, split, label_column, id2label)
         images = ImageDataset(dataset, image_processor, find_image_column(dataset, image_column))
         # The model with random weights runs on the forget splits only: only one metric (ZRF) needs it.

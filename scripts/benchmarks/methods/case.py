@@ -21,7 +21,7 @@ from transformers import (
 
 from hf_unlearn import ForgetRequest
 from hf_unlearn.commands.arguments import DataArguments, ForgetArguments, ModelArguments
-from hf_unlearn.commands.loading import load_train_and_test
+from hf_unlearn.commands.training_data import load_train_and_test
 from hf_unlearn.data.image_dataset import ImageDataset, find_image_column
 from hf_unlearn.data.labels import match_labels
 from hf_unlearn.data.splits import split_dataset
