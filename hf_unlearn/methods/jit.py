@@ -17,16 +17,25 @@ from ..data.image_dataset import pixel_range
 from ..errors import InputError
 from ..publication.search import LOST_BY_CHANGE, Search
 from ..unlearning.attention import attention_by_products
-from ..unlearning.early_features import EarlyFeatures, find_cut
+from ..unlearning.early_features import EarlyFeatures, find_cut, frozen
 from ..unlearning.guard import CHANGE_LIMIT, DISTANCE_LIMIT, JIT_CHANGE_LIMIT
 from ..unlearning.head_edit import find_heads
 from ..unlearning.layout import in_passes
 from ..unlearning.losses import KeyedNoise, jit_loss
 from ..unlearning.mode import freeze_batch_norm
-from ..unlearning.original import swap_weights
+from ..unlearning.original import check_class_is_known, swap_weights
 from ..unlearning.precision import weights_cast_once
 from ..unlearning.single_images import forget_by_head
-from ..unlearning.step_size import GradientSum, blur, freeze_all_but, last_stage_and_head, search_length, shift, turn
+from ..unlearning.step_size import (
+    GradientSum,
+    blur,
+    first_length,
+    freeze_all_but,
+    last_stage_and_head,
+    search_length,
+    shift,
+    turn,
+)
 from ..unlearning.surroundings import forget_by_surroundings
 from ..unlearning.trainer import UnlearningTrainer
 from .jit_config import JiTConfig
@@ -79,6 +88,7 @@ class JiTTrainer(UnlearningTrainer):
             self.pixel_range = pixel_range(self.processing_class)
         if self.args.step_rule == "auto" and self.is_deepspeed_enabled:
             raise InputError("step_rule", "'auto' does not run under DeepSpeed. Use FSDP, or --step_rule fixed.")
+        self.sum_of_ratios = torch.zeros((), device=self.args.device)
         self.heads: list[nn.Linear] = []
         self.early_features: EarlyFeatures | None = None
         # Perturbed images of a pass that memory was not refused for.
@@ -97,6 +107,7 @@ class JiTTrainer(UnlearningTrainer):
                     "The model is sharded: single images are forgotten by a step of the last stage, which costs more "
                     "accuracy on the others. See docs/auto_step.md."
                 )
+        self.sum_of_ratios.zero_()
         frozen = self.freeze_early_weights() if self.args.moving_weights != "all" else []
         self.early_features = self.find_early_features()
         try:
@@ -105,6 +116,11 @@ class JiTTrainer(UnlearningTrainer):
             self.early_features = None
             for parameter in frozen:
                 parameter.requires_grad_(True)
+
+    @property
+    def may_move_nothing(self) -> bool:
+        """Of single images most models know nothing that would have to go."""
+        return self.asks_surroundings
 
     @property
     def asks_surroundings(self) -> bool:
@@ -135,7 +151,7 @@ class JiTTrainer(UnlearningTrainer):
         if recomputes or self.is_fsdp_enabled or self.args.torch_compile or self.args.moving_weights == "all":
             return None
         cut = find_cut(self.model.eval(), self.first_image())
-        return EarlyFeatures(cut, len(self.train_dataset)) if cut is not None else None
+        return EarlyFeatures(cut, len(self.train_dataset), self.early_features) if cut is not None else None
 
     def forget_logits(self, model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
         if self.early_features is None:
@@ -152,7 +168,7 @@ class JiTTrainer(UnlearningTrainer):
         # No image is read: all that is needed of them is kept.
         self.passes += 1
         self.model_wrapped.eval()
-        size = self.forget_batch_size
+        size = early.images_at_once(self.model, self.forget_batch_size)
         for start in range(0, len(share["positions"]), size):
             batch = {name: values[start : start + size] for name, values in share.items()}
             yield batch, early.logits(self.model_wrapped, batch["positions"])
@@ -209,6 +225,7 @@ class JiTTrainer(UnlearningTrainer):
                 stop_gradient=self.args.stop_gradient,
                 chunk_size=chunk_size,
             )
+        self.sum_of_ratios += (ratio.detach() * inputs["sample_weight"]).sum()
         to_log = {"jit_ratio": ratio}
         if "labels" in inputs and clean_logits is not None:
             to_log["forget_accuracy"] = (clean_logits.argmax(dim=-1) == inputs["labels"]).float()
@@ -272,30 +289,25 @@ class JiTTrainer(UnlearningTrainer):
         # The one that `create_optimizer` made, inside Accelerate's.
         summed = cast(GradientSum, cast(AcceleratedOptimizer, self.optimizer).optimizer)
         direction, target = summed.direction(), self.find_target()
-        if self.args.forget_kind == "class" and self.start < 0.5:
-            logger.warning(
-                f"The model is right on {100 * self.start:.1f} % of the forget set alone, before unlearning. Check that "
-                "the image processor and the labels are its own."
-            )
-        by_chance = 1 / self.num_labels
-        if self.args.forget_kind == "class" and self.start <= max(target, by_chance) and not self.args.allow_collapse:
-            raise InputError(
-                "forget_dataset",
-                f"before unlearning the model is right on {100 * self.start:.1f} % of the forget set alone; chance is "
-                f"{100 * by_chance:.1f} %. Either the image processor or the labels do not fit the model, or it has "
-                "forgotten the class already. Nothing is saved; --allow_collapse goes on all the same.",
-            )
+        if self.args.forget_kind == "class":
+            check_class_is_known(self, target)
         if self.heads and self.args.forget_kind == "images":
             # Features on which the head is fitted do not move: what it changes shows in its outputs alone.
             self.distance_limit = math.inf
             self.step = forget_by_head(self, self.heads, target)
         else:
-            self.step = search_length(direction, self.forget_accuracy, target, self.start)
+            first = first_length(direction, self.mean_ratio())
+            self.step = search_length(direction, self.forget_accuracy, target, self.start, first)
             if self.chooses_weights and self.step.length > 0 and not self.is_fsdp_enabled:
                 self.change = self.guard.change()
                 if self.change > (SPARED_FROM if self.args.forget_kind == "class" else self.change_limit):
                     self.step, self.change = self.spare_stage(direction, self.step, self.change)
         self.log_step(self.step)
+
+    def mean_ratio(self) -> float:
+        """The loss over the forget set whose gradient was summed; 0 where a run was resumed after it."""
+        total = self.accelerator.reduce(self.sum_of_ratios.clone(), reduction="sum").item()
+        return total / len(self.train_dataset) if self.args.loss_reduction == "mean" else total
 
     def log_step(self, step: Search) -> None:
         self.log(
@@ -326,12 +338,18 @@ class JiTTrainer(UnlearningTrainer):
         of_head = {parameter: gradient for parameter, gradient in direction.items() if id(parameter) in own}
         if not of_head:
             return step, change
-        stage = swap_weights(self.model, self.original.weights)
-        head_step = search_length(of_head, self.forget_accuracy, step.target, self.start)
+        stage, of_stage = swap_weights(self.model, self.original.weights), self.early_features
+        with frozen([parameter for parameter in direction if parameter not in of_head]):
+            # What runs before the head is the original's now.
+            self.early_features = self.find_early_features() or of_stage
+        head_step = search_length(
+            of_head, self.forget_accuracy, step.target, self.start, first_length(of_head, self.mean_ratio())
+        )
         forgets_less = head_step.accuracy > max(step.accuracy, step.target)
         head_change = math.inf if forgets_less else self.guard.change()
         if head_change >= change:
             swap_weights(self.model, stage)
+            self.early_features = of_stage
             return step, change
         self.args.moving_weights = "head"
         head_step.evaluations += step.evaluations

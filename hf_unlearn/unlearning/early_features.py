@@ -1,5 +1,7 @@
 """What the part of a network that does not move says of the forget images: computed once, then only the rest runs."""
 
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,6 +10,7 @@ import torch
 from torch import nn
 
 from ..data.image_dataset import shared_tensor
+from .layout import ACTIVATION_BYTES_CPU, largest_output
 
 
 @dataclass
@@ -50,18 +53,34 @@ class EarlyFeatures:
         num_images (`int`):
             How many images there are. Their features are kept like the images: see [`~data.shared_tensor`]. Where
             there is no room, every pass is a full one.
+        before ([`EarlyFeatures`], *optional*):
+            Those of the same model and images at an earlier cut: the first pass begins there.
     """
 
-    def __init__(self, cut: Cut, num_images: int):
-        self.cut = cut
+    def __init__(self, cut: Cut, num_images: int, before: "EarlyFeatures | None" = None):
+        self.cut, self.before = cut, before
         self.num_images = num_images
         self.features: torch.Tensor | None = None
         # Not a tensor: asking waits for no device.
         self.is_kept = np.zeros(num_images, dtype=bool)
 
     def hold(self, positions: list[int]) -> bool:
-        """Whether these images have passed before and their features are kept."""
+        """Whether these images have passed before and their features are kept, here or at the earlier cut."""
+        return self.has(positions) or (self.before is not None and self.before.hold(positions))
+
+    def has(self, positions: list[int]) -> bool:
         return bool(self.is_kept[positions].all())
+
+    @torch.no_grad()
+    def images_at_once(self, model: nn.Module, at_least: int) -> int:
+        """Images that share a late pass: on a CPU by the rule of [`~unlearning.layout.images_at_once`]."""
+        if self.features is None and self.before is not None:
+            return self.before.images_at_once(model, at_least)
+        if self.features is None or self.cut.pixel_values.device.type != "cpu":
+            return at_least
+        late = [module for module in model.modules() if module not in self.cut.early]
+        largest = largest_output(late, lambda: self.cut.late_logits(model, self.features[:1]))
+        return max(at_least, ACTIVATION_BYTES_CPU // (4 * max(largest, self.features[0].numel())))
 
     def logits(self, model: nn.Module, positions: list[int], pixel_values: torch.Tensor | None = None) -> torch.Tensor:
         """
@@ -76,11 +95,14 @@ class EarlyFeatures:
                 The images, always the same ones at the same positions. Not needed where their features are kept.
         """
         rows = torch.tensor(positions)
-        if self.features is not None and self.hold(positions):
+        if self.features is not None and self.has(positions):
             return self.cut.late_logits(model, self.features[rows].to(self.cut.pixel_values.device))
         seen: list[torch.Tensor] = []
         hook = self.cut.split.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
-        logits = model(pixel_values=pixel_values).logits
+        if self.before is not None:
+            logits = self.before.logits(model, positions, pixel_values)
+        else:
+            logits = model(pixel_values=pixel_values).logits
         hook.remove()
         if self.features is None:
             self.features = shared_tensor((self.num_images, *seen[0].shape[1:]), seen[0].dtype)
@@ -88,6 +110,19 @@ class EarlyFeatures:
             self.features[rows] = seen[0].cpu()
             self.is_kept[positions] = True
         return logits
+
+
+@contextmanager
+def frozen(parameters: Iterable[nn.Parameter]) -> Generator[None, None, None]:
+    """These weights, which may move, count meanwhile as weights that do not."""
+    parameters = list(parameters)
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 def find_cut(model: nn.Module, pixel_values: torch.Tensor) -> Cut | None:

@@ -37,7 +37,8 @@ class Guard:
 
     Args:
         forward (`Callable`):
-            Maps pixel values of shape `(B, C, H, W)` to logits of shape `(B, K)`: the original model, now.
+            Maps pixel values of shape `(B, C, H, W)` to logits of shape `(B, K)`: the original model, when [`~Guard.look`]
+            is called.
         pixel_values (`torch.Tensor` of shape `(B, C, H, W)`):
             Some forget images.
         num_labels (`int`):
@@ -60,23 +61,30 @@ class Guard:
         seed: int = 0,
         forward_again: Callable[[int], Callable[[list[int], torch.Tensor], torch.Tensor]] | None = None,
     ):
-        forward_again = forward_again or (lambda number: lambda positions, pixel_values: forward(pixel_values))
+        self.forward, self.pixel_values = forward, pixel_values
+        self.pass_again = forward_again or (lambda number: lambda positions, pixel_values: forward(pixel_values))
         # Single images passed forward, a backward pass to the image counting as one more.
         self.passes = 0
         self.staying = staying_classes(num_labels, vanishing)
         self.generator = torch.Generator().manual_seed(seed)
         self.low, self.high = pixel_values.min(), pixel_values.max()
+        # Nothing before `look`.
+        self.probes: dict[str, torch.Tensor] = {}
+        self.before: dict[str, torch.Tensor] = {}
 
-        varied = self.vary(pixel_values[:16])
+    def look(self) -> "Guard":
+        """Makes the probes and asks the original model about them: as long as it is the original. Returns itself."""
+        varied = self.vary(self.pixel_values[:16])
         self.probes = {"varied": varied}
         for name, pool in (
-            ("impressions", torch.cat([varied, self.noise_like(pixel_values)])),
-            ("near", pixel_values),
+            ("impressions", torch.cat([varied, self.noise_like(self.pixel_values)])),
+            ("near", self.pixel_values),
         ):
-            self.probes[name], passes = impressions(forward, pool, self.staying, self.generator)
+            self.probes[name], passes = impressions(self.forward, pool, self.staying, self.generator)
             self.passes += passes
-        self.forward_again = {name: forward_again(len(probes)) for name, probes in self.probes.items()}
+        self.forward_again = {name: self.pass_again(len(probes)) for name, probes in self.probes.items()}
         self.before = {name: self.outputs(name) for name in self.probes}
+        return self
 
     @torch.no_grad()
     def outputs(self, name: str) -> torch.Tensor:
@@ -90,8 +98,11 @@ class Guard:
     def change(self) -> float:
         """
         Mean total variation ½ Σ_k |p_k − p'_k| between the outputs before and now, over the kinds of probes: 0 for an
-        untouched model, 1 for one that shares no answer with the original, or whose output is not finite.
+        untouched model, 1 for one that shares no answer with the original, or whose output is not finite. 0 as well where
+        [`~Guard.look`] was never called: no weight has moved then.
         """
+        if not self.before:
+            return 0.0
         changes = []
         for name, before in self.before.items():
             now = self.outputs(name)

@@ -1,7 +1,7 @@
 """How weights and images lie in memory while a model is unlearned: their order, and how many images pass at once."""
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 
 import torch
@@ -85,14 +85,19 @@ def even_batch_size(num_images: int, num_processes: int, at_once: int) -> int:
 
 def largest_activation(model: nn.Module, pixel_values: torch.Tensor) -> int:
     """Elements of the largest tensor that a module of the model gives for one image, of shape `(1, C, H, W)`."""
-    sizes = [pixel_values.numel()]
+    return max(pixel_values.numel(), largest_output(model.modules(), lambda: model(pixel_values=pixel_values)))
+
+
+def largest_output(modules: Iterable[nn.Module], forward: Callable[[], object]) -> int:
+    """Elements of the largest tensor that one of these modules gives meanwhile; 0 where none gives one."""
+    sizes = [0]
     hooks = [
         module.register_forward_hook(
             lambda module, args, output: sizes.append(output.numel()) if isinstance(output, torch.Tensor) else None
         )
-        for module in model.modules()
+        for module in modules
     ]
-    model(pixel_values=pixel_values)
+    forward()
     for hook in hooks:
         hook.remove()
     return max(sizes)

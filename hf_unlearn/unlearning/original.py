@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from transformers import TrainerCallback
+from transformers.utils import logging
 
 from ..data.training_set import TrainingSet
-from ..errors import CollapsedModelError
+from ..errors import CollapsedModelError, InputError
 from ..terminal import say
 from .compatibility import num_labels_of
 from .guard import NUM_IMAGES, Guard
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
     from .trainer import UnlearningTrainer
+
+
+logger = logging.get_logger(__name__)
 
 
 class Original:
@@ -97,6 +101,8 @@ def observe_original(trainer: "UnlearningTrainer") -> None:
             seed=trainer.args.seed,
             forward_again=trainer.forward_again,
         )
+        if not trainer.may_move_nothing:
+            trainer.guard.look()
         trainer.prepare()
     if moved is not None:
         swap_weights(trainer.model, moved)
@@ -147,6 +153,28 @@ def find_answers(trainer: "UnlearningTrainer") -> None:
     trainer.start = trainer.accelerator.reduce(hits, reduction="sum").item() / len(trainer.train_dataset)
     # Each process has seen its own share; every one needs the answers to all.
     trainer.answers = trainer.accelerator.gather(trainer.answers[None]).amax(dim=0)
+
+
+def check_class_is_known(trainer: "UnlearningTrainer", target: float) -> None:
+    """
+    Warns where the original is wrong on half of the class to forget.
+
+    Raises:
+        [`InputError`]: if it knows the class no better than by chance, or than `target`, which is to be reached.
+    """
+    by_chance = 1 / num_labels_of(trainer.model)
+    if trainer.start < 0.5:
+        logger.warning(
+            f"The model is right on {100 * trainer.start:.1f} % of the forget set alone, before unlearning. Check that "
+            "the image processor and the labels are its own."
+        )
+    if trainer.start <= max(target, by_chance) and not trainer.args.allow_collapse:
+        raise InputError(
+            "forget_dataset",
+            f"before unlearning the model is right on {100 * trainer.start:.1f} % of the forget set alone; chance is "
+            f"{100 * by_chance:.1f} %. Either the image processor or the labels do not fit the model, or it has "
+            "forgotten the class already. Nothing is saved; --allow_collapse goes on all the same.",
+        )
 
 
 def round_weights(trainer: "UnlearningTrainer") -> None:

@@ -13,6 +13,10 @@ from ..errors import CollapsedModelError
 from ..publication.search import Search
 
 
+# Relative to the norm of the weights that move.
+FIRST, SHORTEST = 0.01, 1e-7
+
+
 def last_stage_and_head(model: nn.Module, pixel_values: torch.Tensor) -> set[str]:
     """
     Names of the parameters of the last part of the network and of all that runs after it.
@@ -125,7 +129,7 @@ def search_length(
     accuracy: Callable[[], float],
     target: float,
     start: float,
-    first: float = 0.01,
+    first: float = FIRST,
     longest: float = 0.6,
     precision: float = 1.12,
     overshoot: float = 0.05,
@@ -133,8 +137,8 @@ def search_length(
 ) -> Search:
     """
     Moves the weights along −direction by the smallest length at which the accuracy on the forget set is at most the
-    target: three times longer until it is, then halving on a logarithmic scale. If no length reaches the target, the
-    weights stay at the best one found.
+    target: three times longer until it is, or shorter while it is, then halving on a logarithmic scale. If no length reaches
+    the target, the weights stay at the best one found.
 
     Args:
         direction (`dict`):
@@ -155,7 +159,8 @@ def search_length(
             ... and the accuracy is below the target by no more than this: where it falls like a cliff, a length that is
             12 % too long takes the whole class along.
         evaluations (`int`, *optional*, defaults to 9):
-            The search ends after so many, or twice as many while the accuracy overshoots.
+            The search ends after so many, or twice as many while the accuracy overshoots; those do not count that only led to
+            a length that suffices and one that does not.
 
     Returns:
         [`Search`]: the step taken.
@@ -176,9 +181,10 @@ def search_length(
 
     too_short, enough, length = 0.0, None, first
     best = Search(target, start, start)
-    tried = 0
-    while tried < (2 * evaluations if best.reached and target - best.accuracy > overshoot else evaluations):
+    tried = between = 0
+    while between < (2 * evaluations if best.reached and target - best.accuracy > overshoot else evaluations):
         tried += 1
+        between += 1 if enough and too_short else 0
         move_to(length)
         found = Search(target, start, accuracy(), length)
         if found.accuracy <= target:
@@ -191,7 +197,8 @@ def search_length(
         # Far below the target it goes on to what the types of the weights can tell apart.
         if enough and too_short and enough / too_short < (precision if close else 1.0001):
             break
-        if too_short == longest:
+        # Shorter ones are rounded away.
+        if too_short == longest or length < SHORTEST:
             break
         if enough and too_short:
             length = math.sqrt(too_short * enough)
@@ -200,6 +207,23 @@ def search_length(
     best.evaluations = tried
     move_to(best.length)
     return best
+
+
+def first_length(direction: dict[torch.Tensor, torch.Tensor], value: float) -> float:
+    """
+    Where [`search_length`] begins: the length at which the loss, whose gradient the direction is, would be 0 if it fell in a
+    straight line (the step of Polyak). Of the lengths 1 %, three times and a third of that, and so on, the nearest: so the
+    search halves between the same two, and ends at the same length, wherever it begins.
+
+    Args:
+        direction (`dict`): the gradient of each weight that moves.
+        value (`float`): the loss.
+    """
+    size, slope = norm(direction), norm(direction.values())
+    if not (math.isfinite(slope) and 0 < slope * size and 0 < value < math.inf):
+        return FIRST
+    steps = round(math.log(value / (slope * size) / FIRST, 3))
+    return FIRST * 3.0 ** min(3, max(-8, steps))
 
 
 def blur(pixel_values: torch.Tensor) -> torch.Tensor:

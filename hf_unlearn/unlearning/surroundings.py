@@ -187,6 +187,7 @@ def forget_by_surroundings(trainer: "UnlearningTrainer", target: float | None) -
     trainer.passes += 1 + NUM_COPIES
     if not moved.any():
         return found
+    trainer.guard.look()
     targets = torch.where(moved[:, None], first, clean)
     held, held_targets, held_logits = images.held(moved, clean)
     moved_rows = moved.nonzero()[:, 0].cpu()

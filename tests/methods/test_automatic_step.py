@@ -343,7 +343,7 @@ def test_stage_stays_where_the_head_forgets_less(resnet, forget_set, image_proce
     train(expected, forget_set, image_processor, tmp_path, moving_weights="last_stage")
     lengths = [0.6, 1e-6]
 
-    def search(direction, accuracy, target, start):
+    def search(direction, accuracy, target, start, first):
         found = search_length(direction, accuracy, target, start, longest=lengths.pop(0))
         found.target, found.reached = 0.0, False
         return found

@@ -15,11 +15,16 @@ def pixel_values():
 
 
 def make_guard(model, pixel_values, **options):
-    return Guard(lambda x: model(pixel_values=x).logits, pixel_values, num_labels=3, **options)
+    return Guard(lambda x: model(pixel_values=x).logits, pixel_values, num_labels=3, **options).look()
 
 
 def test_untouched_model_has_not_changed(any_model, pixel_values):
     assert make_guard(any_model, pixel_values).change() == 0
+
+
+def test_guard_that_never_looked_tells_of_no_change(resnet, pixel_values):
+    guard = Guard(lambda x: resnet(pixel_values=x).logits, pixel_values, num_labels=3)
+    assert guard.change() == 0 and guard.passes == 0
 
 
 def test_change_grows_with_the_damage(resnet, pixel_values):
@@ -85,7 +90,7 @@ def test_impressions_are_taken_for_the_classes_that_stay(pixel_values):
 @pytest.mark.parametrize("shape", [(1, 3, 16, 16), (3, 1, 8, 12), (2, 3, 2, 2)])
 def test_few_small_or_oblong_images_are_no_error(shape):
     pixel_values = torch.rand(shape)
-    guard = Guard(lambda x: x.flatten(2).mean(2).repeat(1, 3)[:, :3], pixel_values, num_labels=3)
+    guard = Guard(lambda x: x.flatten(2).mean(2).repeat(1, 3)[:, :3], pixel_values, num_labels=3).look()
     assert guard.change() == 0
 
 
@@ -103,7 +108,7 @@ def test_passes_are_counted(resnet, pixel_values):
             backward.append(len(x))
         return resnet(pixel_values=x).logits
 
-    guard = Guard(model, pixel_values, num_labels=3)
+    guard = Guard(model, pixel_values, num_labels=3).look()
     guard.change()
     assert guard.passes == sum(forward) + sum(backward)
 

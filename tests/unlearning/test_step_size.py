@@ -4,7 +4,15 @@ from conftest import make_model, other_models
 from torch import nn
 
 from hf_unlearn.errors import CollapsedModelError
-from hf_unlearn.unlearning.step_size import GradientSum, blur, last_stage_and_head, search_length, shift, turn
+from hf_unlearn.unlearning.step_size import (
+    GradientSum,
+    blur,
+    first_length,
+    last_stage_and_head,
+    search_length,
+    shift,
+    turn,
+)
 
 
 @pytest.mark.parametrize(
@@ -69,9 +77,37 @@ def test_search_finds_the_smallest_length_that_suffices(threshold):
     torch.testing.assert_close(weight, torch.tensor([3.0, 4.0]) - 5 * found.length * torch.tensor([0.6, 0.8]))
 
 
+@pytest.mark.parametrize("threshold", [0.00002, 0.0001, 0.0002, 0.01])
+def test_search_is_as_precise_on_small_lengths(threshold):
+    found, _ = search(threshold, overshoot=1.0)
+    assert found.reached and threshold <= found.length <= threshold * 1.12
+
+
 def test_search_ends_after_its_evaluations_with_a_length_that_suffices():
-    found, _ = search(0.0001, evaluations=6, overshoot=1.0)
-    assert found.evaluations == 6 and found.reached and found.length >= 0.0001
+    """Three that suffice, one that does not, and three between."""
+    found, _ = search(0.0008, evaluations=3, overshoot=1.0)
+    assert found.evaluations == 7 and found.reached and found.length >= 0.0008
+
+
+def test_search_of_a_class_that_no_step_brings_back_ends():
+    weight = nn.Parameter(torch.tensor([3.0, 4.0]))
+    found = search_length({weight: torch.tensor([0.6, 0.8])}, lambda: 0.0, 0.5, start=1.0)
+    assert found.reached and found.length < 1e-7
+
+
+@pytest.mark.parametrize("threshold", [0.0002, 0.004, 0.2])
+@pytest.mark.parametrize("value", [0.0, 1e-9, 0.0003, 0.05, 1.0, 100.0])
+def test_search_ends_at_the_same_length_wherever_it_begins(threshold, value):
+    direction = {nn.Parameter(torch.tensor([3.0, 4.0])): torch.tensor([0.6, 0.8])}
+    found, _ = search(threshold, first=first_length(direction, value), overshoot=1.0)
+    assert found.length == pytest.approx(search(threshold, overshoot=1.0)[0].length, rel=1e-6)
+
+
+def test_search_begins_where_the_loss_would_be_zero_along_its_gradient():
+    """A loss of 0.001, of slope 1, on weights of norm 5: 0.02 % of it, and of the lengths tried 1 % / 3⁴ is the nearest."""
+    direction = {nn.Parameter(torch.tensor([3.0, 4.0])): torch.tensor([0.6, 0.8])}
+    assert first_length(direction, 0.001) == pytest.approx(0.01 / 3**4)
+    assert first_length(direction, 0.0) == first_length({nn.Parameter(torch.ones(1)): torch.zeros(1)}, 1.0) == 0.01
 
 
 def test_search_goes_on_while_the_accuracy_falls_far_below_the_target():
