@@ -78,9 +78,10 @@ class EarlyFeatures:
             return self.before.images_at_once(model, at_least)
         if self.features is None or self.cut.pixel_values.device.type != "cpu":
             return at_least
+        image = self.features[:1]
         late = [module for module in model.modules() if module not in self.cut.early]
-        largest = largest_output(late, lambda: self.cut.late_logits(model, self.features[:1]))
-        return max(at_least, ACTIVATION_BYTES_CPU // (4 * max(largest, self.features[0].numel())))
+        largest = largest_output(late, lambda: self.cut.late_logits(model, image))
+        return max(at_least, ACTIVATION_BYTES_CPU // (4 * max(largest, image.numel())))
 
     def logits(self, model: nn.Module, positions: list[int], pixel_values: torch.Tensor | None = None) -> torch.Tensor:
         """
@@ -113,7 +114,7 @@ class EarlyFeatures:
 
 
 @contextmanager
-def frozen(parameters: Iterable[nn.Parameter]) -> Generator[None, None, None]:
+def frozen(parameters: Iterable[torch.Tensor]) -> Generator[None, None, None]:
     """These weights, which may move, count meanwhile as weights that do not."""
     parameters = list(parameters)
     for parameter in parameters:
