@@ -118,11 +118,6 @@ class JiTTrainer(UnlearningTrainer):
                 parameter.requires_grad_(True)
 
     @property
-    def may_move_nothing(self) -> bool:
-        """Of single images most models know nothing that would have to go."""
-        return self.asks_surroundings
-
-    @property
     def asks_surroundings(self) -> bool:
         """Whether single images are forgotten by what the model says around them, not along a gradient nor by the head."""
         if self.args.step_rule != "auto" or self.args.forget_kind != "images" or self.is_sharded:
@@ -296,18 +291,21 @@ class JiTTrainer(UnlearningTrainer):
             self.distance_limit = math.inf
             self.step = forget_by_head(self, self.heads, target)
         else:
-            first = first_length(direction, self.mean_ratio())
-            self.step = search_length(direction, self.forget_accuracy, target, self.start, first)
+            self.step = search_length(
+                direction, self.forget_accuracy, target, self.start, self.first_length(direction)
+            )
             if self.chooses_weights and self.step.length > 0 and not self.is_fsdp_enabled:
                 self.change = self.guard.change()
                 if self.change > (SPARED_FROM if self.args.forget_kind == "class" else self.change_limit):
                     self.step, self.change = self.spare_stage(direction, self.step, self.change)
         self.log_step(self.step)
 
-    def mean_ratio(self) -> float:
-        """The loss over the forget set whose gradient was summed; 0 where a run was resumed after it."""
+    def first_length(self, direction: dict[torch.Tensor, torch.Tensor]) -> float:
+        """By the loss over the forget set whose gradient was summed; a run that was resumed after it has none."""
         total = self.accelerator.reduce(self.sum_of_ratios.clone(), reduction="sum").item()
-        return total / len(self.train_dataset) if self.args.loss_reduction == "mean" else total
+        return first_length(
+            direction, total / len(self.train_dataset) if self.args.loss_reduction == "mean" else total
+        )
 
     def log_step(self, step: Search) -> None:
         self.log(
@@ -342,9 +340,7 @@ class JiTTrainer(UnlearningTrainer):
         with frozen([parameter for parameter in direction if parameter not in of_head]):
             # What runs before the head is the original's now.
             self.early_features = self.find_early_features() or of_stage
-        head_step = search_length(
-            of_head, self.forget_accuracy, step.target, self.start, first_length(of_head, self.mean_ratio())
-        )
+        head_step = search_length(of_head, self.forget_accuracy, step.target, self.start, self.first_length(of_head))
         forgets_less = head_step.accuracy > max(step.accuracy, step.target)
         head_change = math.inf if forgets_less else self.guard.change()
         if head_change >= change:

@@ -101,7 +101,7 @@ def observe_original(trainer: "UnlearningTrainer") -> None:
             seed=trainer.args.seed,
             forward_again=trainer.forward_again,
         )
-        if not trainer.may_move_nothing:
+        if not trainer.asks_surroundings:
             trainer.guard.look()
         trainer.prepare()
     if moved is not None:

@@ -107,8 +107,8 @@ class UnlearningTrainer(BatchingTrainer):
     runs_sharded, trains_frozen_weights = True, True
     # What a card says the update is made of, if not of the trained model and the images to forget alone.
     data_used: str | None = None
-    # Whether it may turn out that no weight is to move: the guard is then told to look by the method, before one does.
-    may_move_nothing = False
+    # Whether `forget_by_surroundings` forgets. No weight may have to move: it tells the guard to look, before one does.
+    asks_surroundings = False
     # Whether `original_logits` is wanted: what the original model says of each image of the training set.
     needs_original_logits = False
     # How far the answers elsewhere, and the weights relative to their norm, may move before a result counts as destroyed.
