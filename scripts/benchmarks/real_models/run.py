@@ -72,7 +72,8 @@ class Measured:
 
 def forget(options, model, image_processor, train, images: dict[str, Measured], label: int) -> dict:
     name = options.names[label]
-    splits = split_dataset(train, ForgetRequest(classes=[name if not options.labels_by_position else str(label)]))
+    request = ForgetRequest(classes=[str(label) if options.labels_by_position else name])
+    splits = split_dataset(train, request, "label")
     rows = splits["forget"].select(range(min(options.num_images or len(splits["forget"]), len(splits["forget"]))))
     original = copy.deepcopy(model.state_dict())
     started, used, refused = time.time(), time.process_time(), ""
@@ -117,8 +118,9 @@ def summarise(options) -> None:
         ]
         length = f"{100 * float(row['length']):.3f}"
         moved = row["moved"].replace("_", " ")
+        few = "" if row["num_images"] == "280" else f", {row['num_images']} photographs"
         table.append(
-            [f"{row['model']}, {row['label']}", *cells, moved, f"{float(row['change_elsewhere']):.2f}", length]
+            [f"{row['model']}, {row['label']}{few}", *cells, moved, f"{float(row['change_elsewhere']):.2f}", length]
         )
     header = [
         "model, class",
