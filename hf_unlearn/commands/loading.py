@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATIO
 from ..data.folders import load_image_folder
 from ..data.image_dataset import find_image_column
 from ..data.labels import by_position, find_label_column, is_number, label_ids, match_labels, plain, read_column
-from ..data.sampling import at_most, whole_size
+from ..data.sampling import MOST_SAMPLES, at_most, whole_size
 from ..data.splits import (
     drop_rows,
     matching_rows,
@@ -243,6 +243,8 @@ def load_splits(
         [`InputError`]: if the data do not fit the request or the model, or if an image cannot be read.
     """
     train, test = open_train_and_test(data_args, model_args)
+    # Those that only look at the forget set have not set it.
+    most = MOST_SAMPLES if data_args.max_eval_samples is None else data_args.max_eval_samples
     if data_args.streaming and (whole_retain or earlier):
         raise InputError("streaming", "keeps no retained images but those to measure on: one request, a method that needs none"
                          f" ({listing(forget_only_methods(), 30)}), and no --retain_fraction.")  # fmt: skip
@@ -258,7 +260,7 @@ def load_splits(
             # images of the folder under other file names.
             if isinstance(test, StreamedRows):
                 unseen = other_rows(len(test.columns_for(None, data_args.label_column_name, id2label)), [])
-                test = test.draw("retain_test", unseen, data_args.image_column_name, data_args.max_eval_samples)
+                test = test.draw("retain_test", unseen, data_args.image_column_name, most)
             splits["retain_test"] = with_columns_of_a_folder(test, data_args, id2label)
     else:
         if train is None:
@@ -269,9 +271,7 @@ def load_splits(
         label_column = find_label_column(rows, named, id2label)
         if request.classes is not None and label_column is not None:
             check_classes(rows, label_column, request.classes, id2label)
-        parts = split_dataset(
-            train, request, label_column, image_column, test_dataset=test, max_eval_samples=data_args.max_eval_samples
-        )
+        parts = split_dataset(train, request, label_column, image_column, test_dataset=test, max_eval_samples=most)
         splits = {str(name): split for name, split in parts.items()}
         source = source_of(splits["forget"])
         if isinstance(train, StreamedRows):
@@ -297,7 +297,7 @@ def load_splits(
                 match_labels(splits[name], label_column, id2label)
     drawn_from = {}
     for name in splits.keys() - {"forget"} - ({"retain"} if whole_retain else set()):
-        splits[name] = at_most(splits[name], data_args.max_eval_samples)
+        splits[name] = at_most(splits[name], most)
         if len(splits[name]) < sizes[name]:
             drawn_from[name] = sizes[name]
     for name, split in splits.items():

@@ -24,7 +24,7 @@ from ..terminal import Stage, say, write_json
 from ..unlearning.compatibility import id2label_of
 from ..unlearning.config import UnlearningConfig
 from ..unlearning.trainer import UnlearningTrainer
-from .arguments import DataArguments, ForgetArguments, ModelArguments, RunArguments, fill_in
+from .arguments import DataArguments, ForgetArguments, ModelArguments, RunArguments, bound_samples, fill_in
 from .given_images import check_by_position, further_images, holdout_accuracy
 from .loading import load_model, load_retrained, load_splits
 from .processes import check_processes
@@ -161,6 +161,7 @@ def run_sequence(
         raise InputError("resume_from_checkpoint", "works with one request only.")
     requests = named(requests)
     model, image_processor = load_model(model_args)
+    bound_samples(data_args, image_processor)
     train, test = load_train_and_test(data_args, model_args)
     if train is None:
         raise InputError("dataset_name", "is missing: the requests name images of a dataset (or of --train_dir).")
@@ -231,6 +232,7 @@ def run_request(
     """
     stage = Stage("reading")
     model, image_processor = load_model(model_args)
+    bound_samples(data_args, image_processor)
     # Loaded before unlearning, so that a wrong name is found before the work.
     retrained = load_retrained(model_args, id2label_of(model), config.device)
     trainer_class = load_method(run_args.method)[1]

@@ -16,7 +16,7 @@ from ..request.image_hash import pixel_sha256
 from ..terminal import say
 from .image_dataset import common_folder, find_image_column, hash_images, image_file_names, image_paths
 from .labels import find_label_column, read_column
-from .sampling import MAX_EVAL_SAMPLES
+from .sampling import MOST_SAMPLES
 from .streaming import StreamedRows
 
 
@@ -60,7 +60,7 @@ def split_dataset(
     image_column: str | None = None,
     *,
     test_dataset: Dataset | IterableDataset | StreamedRows | None = None,
-    max_eval_samples: int = MAX_EVAL_SAMPLES,
+    max_eval_samples: int = MOST_SAMPLES,
 ) -> DatasetDict:
     """
     Splits a dataset by a request into the images to forget and the images to retain. No image is decoded and the order

@@ -27,7 +27,7 @@ from hf_unlearn.data.labels import match_labels
 from hf_unlearn.data.splits import split_dataset
 from hf_unlearn.errors import CollapsedModelError, InputError
 from hf_unlearn.evaluation.evaluate import make_report, unique_names
-from hf_unlearn.evaluation.logits import collect_logits_of_all
+from hf_unlearn.evaluation.logits import collect_logits
 from hf_unlearn.methods import load_method
 from hf_unlearn.publication.report import METRICS
 from hf_unlearn.terminal import printing
@@ -173,8 +173,8 @@ class Case:
         """By split, of shape (n, K). An output that is not finite says nothing: all classes alike."""
         outputs = {}
         for name, images in self.measured.items():
-            logits, self.labels[name] = collect_logits_of_all({"model": model}, images)
-            logits = torch.from_numpy(logits["model"]).double()
+            logits, self.labels[name] = collect_logits(model, images)
+            logits = torch.from_numpy(logits).double()
             logits[~logits.isfinite().all(dim=1)] = 0
             outputs[name] = logits.softmax(dim=-1).numpy()
         return outputs
