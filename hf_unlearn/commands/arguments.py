@@ -73,7 +73,8 @@ class DataArguments:
     retain_fraction: float | None = field(
         default=None,
         metadata={
-            "help": "With --method rebuild: this share of the retained training images helps to keep what stays."
+            "help": "Share of the retained training images to use: none by default for --method rebuild, up to a thousand images "
+            "for a part of a class."
         },
     )
     proxy_dir: str | None = field(

@@ -14,9 +14,12 @@ from ..data.sources import load_dataset
 from ..data.splits import drop_rows
 from ..errors import InputError, listing
 from ..evaluation.logits import collect_logits
+from ..methods.jit_config import JiTConfig
 from ..terminal import say
+from ..unlearning.advisers import MAX_SAMPLE
 from ..unlearning.compatibility import id2label_of
-from ..unlearning.method_names import forget_only_methods
+from ..unlearning.config import UnlearningConfig
+from ..unlearning.method_names import forget_only_methods, name_of_method
 from .arguments import DataArguments, ModelArguments
 
 
@@ -62,7 +65,8 @@ def further_images(
     model_args: ModelArguments,
     retained: Dataset | None,
     trainer_class: "type[UnlearningTrainer]",
-    method: str,
+    config: UnlearningConfig,
+    drawn_from: dict[str, int],
 ) -> dict[str, Any]:
     """
     The images beside the forget set that the trainer of a method is given.
@@ -71,11 +75,13 @@ def further_images(
         data_args ([`~commands.arguments.DataArguments`]), model_args ([`~commands.arguments.ModelArguments`]):
             The flags.
         retained (`datasets.Dataset`, *optional*):
-            All retained training images.
+            The retained training images.
         trainer_class (`type`):
             The trainer of the method.
-        method (`str`):
-            Its name.
+        config ([`UnlearningConfig`]):
+            The configuration of the method.
+        drawn_from (`dict[str, int]`):
+            Of each split that was cut, its number of images before.
 
     Returns:
         `dict[str, Dataset]`: the trainer's `retain_dataset` and `proxy_dataset`, as far as there are any.
@@ -83,11 +89,19 @@ def further_images(
     Raises:
         [`InputError`]: if images are missing that the method needs, or given that it does not take, or cannot be loaded.
     """
+    method = name_of_method(trainer_class)
     flags = [
         name for name in ("retain_fraction", "proxy_dir", "proxy_dataset") if getattr(data_args, name) is not None
     ]
-    if flags and not trainer_class.takes_retain:
-        raise InputError(flags[0], f"gives images to --method rebuild; {method} takes none.")
+    learns = isinstance(config, JiTConfig) and config.learns_from_retained
+    # JiT takes retained images for a part of a class, and other pictures for nothing.
+    taken = (["retain_fraction"] if learns else []) if isinstance(config, JiTConfig) else flags
+    refused = [flag for flag in flags if flag not in taken or not trainer_class.takes_retain]
+    if refused:
+        raise InputError(
+            refused[0],
+            f"gives images to --method rebuild, and retained ones to jit for a part of a class; {method} takes none here.",
+        )
     if trainer_class.needs_retain:
         if retained is None:
             raise InputError(
@@ -96,6 +110,12 @@ def further_images(
                 f"{listing(forget_only_methods(), 30)}.",
             )
         return {"retain_dataset": retained}
+    if learns and data_args.retain_fraction is None and retained is not None:
+        # A split that was cut is in random order.
+        is_cut = "retain" in drawn_from
+        sample = retained.select(range(min(len(retained), MAX_SAMPLE))) if is_cut else at_most(retained, MAX_SAMPLE)
+        say(f"Of the retained images {len(sample):,} tell what to say of the part that is forgotten.")
+        return {"retain_dataset": sample}
     given = {}
     if (fraction := data_args.retain_fraction) is not None:
         if not 0 < fraction <= 1:
@@ -110,7 +130,7 @@ def further_images(
     if given:
         names = {"retain_dataset": "retained training images", "proxy_dataset": "other pictures"}
         counts = " and ".join(f"{len(images):,} {names[name]}" for name, images in given.items())
-        say(f"Surrogates are made of {counts} as well.")
+        say(f"Beside the forget set the method uses {counts}.")
     return given
 
 

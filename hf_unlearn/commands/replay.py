@@ -22,6 +22,7 @@ from ..publication.record_check import verify
 from ..publication.report import weights_sha256
 from ..publication.signing import Check
 from ..request.forget_request import ForgetRequest
+from ..unlearning.advisers import MAX_SAMPLE
 from ..unlearning.compatibility import id2label_of
 from ..unlearning.config import UnlearningConfig
 from ..unlearning.method_names import METHODS
@@ -100,14 +101,13 @@ def replay(
     )
     if checks[-1].holds is False:
         return [*checks, Check(None, "the run was not done again: it would begin with other weights")]
-    # The other splits measure, and nothing is measured here.
-    data_args.max_eval_samples = 1
+    # The other splits measure, and nothing is measured here. For a part of a class retained images may be learned from.
+    data_args.max_eval_samples = MAX_SAMPLE if request is not None and request.kind == "column" else 1
     forget_args = ForgetArguments(forget_dir=replay_args.forget_dir)
-    splits, columns, _ = load_splits(
+    splits, columns, drawn_from = load_splits(
         data_args, forget_args, request, id2label_of(model), model_args,
         whole_retain=trainer_class.needs_retain or data_args.retain_fraction is not None,
     )  # fmt: skip
-    further = further_images(data_args, model_args, splits.get("retain"), trainer_class, record["method"]["name"])
     with tempfile.TemporaryDirectory() as aside, threads_of(record):
         config = config_class(
             output_dir=aside,
@@ -118,6 +118,7 @@ def replay(
             **settings,
         )
         config.forget_kind = config.forget_kind or kind_of_request(request, columns["label_column"])
+        further = further_images(data_args, model_args, splits.get("retain"), trainer_class, config, drawn_from)
         trainer = trainer_class(
             model=model,
             args=config,

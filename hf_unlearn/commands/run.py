@@ -221,12 +221,12 @@ def run_request(
     if data_args.labels_by_position:
         check_by_position(splits["forget"], model.to(config.device), image_processor, **columns)
     config.forget_kind = config.forget_kind or kind_of_request(request, columns["label_column"])
-    further = further_images(data_args, model_args, splits.get("retain"), trainer_class, run_args.method)
     if data_args.holdout_dir is not None:
         if not isinstance(config, JiTConfig):
             raise InputError("holdout_dir", f"sets the target of --method jit; {run_args.method} has none.")
         config.forget_target = holdout_accuracy(data_args.holdout_dir, model.to(config.device), image_processor)
         say(f"Target: {100 * config.forget_target:.1f} %, the accuracy on the unseen images of --holdout_dir.")
+    further = further_images(data_args, model_args, splits.get("retain"), trainer_class, config, drawn_from)
     trainer = trainer_class(
         model=model,
         args=config,

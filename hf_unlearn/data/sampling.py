@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,4 +26,9 @@ def at_most(split: "Dataset", number: int) -> "Dataset":
     Returns:
         `datasets.Dataset`: at most `number` images.
     """
-    return split if number == 0 or len(split) <= number else split.shuffle(seed=0).select(range(number))
+    return split if number == 0 or len(split) <= number else split.select(random_rows(len(split), number))
+
+
+def random_rows(length: int, number: int) -> list[int]:
+    """The rows of [`at_most`], of so many; all in their order if there are no more than `number`."""
+    return list(range(length)) if length <= number else np.random.default_rng(0).permutation(length)[:number].tolist()

@@ -14,11 +14,14 @@ from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
 from ..data.image_dataset import pixel_range
+from ..data.rows import Rows
+from ..data.training_set import TrainingSet
 from ..errors import InputError
 from ..publication.search import LOST_BY_CHANGE, Search
+from ..unlearning.advisers import forget_by_advisers
 from ..unlearning.attention import attention_by_products
 from ..unlearning.early_features import EarlyFeatures, find_cut
-from ..unlearning.guard import CHANGE_LIMIT, DISTANCE_LIMIT, JIT_CHANGE_LIMIT
+from ..unlearning.guard import CHANGE_LIMIT, DISTANCE_LIMIT, JIT_CHANGE_LIMIT, RETAIN_CHANGE_LIMIT
 from ..unlearning.head_edit import find_heads
 from ..unlearning.layout import in_passes
 from ..unlearning.losses import KeyedNoise, jit_loss
@@ -49,6 +52,13 @@ class JiTTrainer(UnlearningTrainer):
     """
     Unlearns by minimising [`jit_loss`] on the forget images alone: no labels, no retained data.
 
+    Args:
+        retain_dataset (`datasets.Dataset` or `torch.utils.data.Dataset`, *optional*):
+            Training images to retain, with labels; of more than a thousand so many are used. For a part of a class alone, see
+            [`forget_by_advisers`]: what to say of unseen images of it cannot be known without any.
+
+        For the others see [`UnlearningTrainer`].
+
     Example:
 
     ```python
@@ -62,6 +72,7 @@ class JiTTrainer(UnlearningTrainer):
     _name = "JiT"
     _paper = "https://arxiv.org/abs/2402.01401"
     _tag_names = ["unlearning", "machine-unlearning", "jit-unlearning"]
+    takes_retain = True
     # Calibrated for this method and whole classes.
     change_limit, distance_limit = JIT_CHANGE_LIMIT, DISTANCE_LIMIT
     args: JiTConfig
@@ -72,7 +83,7 @@ class JiTTrainer(UnlearningTrainer):
         self.chooses_weights = self.args.moving_weights is None
         if self.args.forget_kind != "class":
             # Parts of a class lie beside what stays: good runs change more there.
-            self.change_limit = CHANGE_LIMIT
+            self.change_limit = RETAIN_CHANGE_LIMIT if self.asks_advisers else CHANGE_LIMIT
         if self.args.noise_clamp == "range":
             if self.processing_class is None:
                 raise InputError("noise_clamp", "'range' needs the image processor. Valid without: batch, none.")
@@ -106,12 +117,22 @@ class JiTTrainer(UnlearningTrainer):
             for parameter in frozen:
                 parameter.requires_grad_(True)
 
+    def make_training_set(self, forget: Rows, retain: Rows | None) -> TrainingSet:
+        self.retained = retain
+        return super().make_training_set(forget, retain)
+
     @property
-    def asks_surroundings(self) -> bool:
-        """Whether single images are forgotten by what the model says around them, not along a gradient nor by the head."""
-        if self.args.step_rule != "auto" or self.args.forget_kind != "images" or self.is_sharded:
+    def learns_answers(self) -> bool:
+        """Whether the model learns other answers to the forget images and takes no step: single ones, or a part of a class."""
+        if self.args.step_rule != "auto" or self.is_sharded:
             return False
-        return self.args.moving_weights != "head"
+        of_single_images = self.args.forget_kind == "images" and self.args.moving_weights != "head"
+        return self.args.learns_from_retained or of_single_images
+
+    @property
+    def asks_advisers(self) -> bool:
+        """Whether networks that learn from retained images tell the answers."""
+        return self.learns_answers and self.args.learns_from_retained and self.retained is not None
 
     def freeze_early_weights(self) -> list[torch.nn.Parameter]:
         """Freezes all but the weights that are to move; returns what was not frozen before."""
@@ -165,7 +186,7 @@ class JiTTrainer(UnlearningTrainer):
     def unlearning_loss(
         self, model: nn.Module, inputs: dict[str, Any]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        if self.asks_surroundings:
+        if self.learns_answers:
             # `finish` does it all, once: no image passes here, and the weights get a gradient of zero.
             nothing = sum(0 * weight.sum() for weight in self.model.parameters() if weight.requires_grad)
             return nothing + torch.zeros_like(inputs["sample_weight"]), {}
@@ -264,7 +285,7 @@ class JiTTrainer(UnlearningTrainer):
         """Goes as far along the gradient as [`search_length`] finds, and logs what it found."""
         if self.args.step_rule != "auto":
             return
-        if self.asks_surroundings:
+        if self.learns_answers:
             self.forget_as_unseen()
             return
         # The clean images and the perturbed ones, and a backward pass, which counts twice, unless it ends at the head.
@@ -308,10 +329,15 @@ class JiTTrainer(UnlearningTrainer):
         )
 
     def forget_as_unseen(self) -> None:
-        """Single images, see [`forget_by_surroundings`]."""
+        """Single images and parts of a class, see [`forget_by_surroundings`] and [`forget_by_advisers`]."""
         # Adam moves all weights a little; what it changes shows in the outputs.
         self.distance_limit = math.inf
-        self.step = forget_by_surroundings(self, self.args.forget_target)
+        if self.asks_advisers and self.retained is not None:
+            self.step = forget_by_advisers(self, self.retained)
+            self.data_used = f"the trained model, the images to forget and {self.step.moved:,} retained images"
+        else:
+            self.step = forget_by_surroundings(self, self.args.forget_target)
+            self.step.is_part = self.args.forget_kind == "subclass"
         self.log_step(self.step)
 
     def spare_stage(
@@ -344,7 +370,7 @@ class JiTTrainer(UnlearningTrainer):
 
         - A class that is to vanish is right by accident at most: 1 %, or chance if that is less.
         - What a retrained model says of a sub-class depends on how much the rest of its class looks like it, which the
-          forget set does not tell: nine tenths of what it was, a careful step that leaves the rest of the class alone.
+          forget set does not tell. On sharded weights, where nothing better runs: nine tenths of what it was, a careful step.
         - Single images that the head is to forget, or a step on sharded weights, should be right as often as images never
           seen. Without such images, the model's accuracy on slightly changed forget images stands in for that.
         """

@@ -78,12 +78,14 @@ class JiTConfig(UnlearningConfig):
             every parameter above and below that was left at its default.
         step_rule (`str`, *optional*, defaults to `"auto"`):
             `"auto"` takes one step along the gradient of the whole forget set, of the smallest length that reaches
-            `forget_target`; single images get what the model says around them, see [`forget_by_surroundings`]. There is
-            nothing to tune and no retained data is used. `"fixed"` takes a step of `learning_rate` for each batch
+            `forget_target`; single images get what the model says around them, see [`forget_by_surroundings`], and a part of
+            a class what networks say that learned from retained images alone, see [`forget_by_advisers`]. There is nothing
+            to tune, and no retained data is used but for the last. `"fixed"` takes a step of `learning_rate` for each batch
             of `per_device_train_batch_size` × processes × accumulation steps.
         forget_target (`float`, *optional*):
             The accuracy on the forget set that `"auto"` aims at, between 0 and 1. Default: by `forget_kind`, see
-            [`JiTTrainer.find_target`]; for single images what changed copies of them say.
+            [`JiTTrainer.find_target`]; for single images what changed copies of them say, for a part of a class what is known
+            of it from retained images.
     """
 
     output_space: Literal["logits", "probabilities"] | None = field(
@@ -154,6 +156,11 @@ class JiTConfig(UnlearningConfig):
             check_choice("moving_weights", self.moving_weights, ("all", "last_stage", "head"))
         check_choice("step_rule", self.step_rule, ("auto", "fixed"))
         super().__post_init__()
+
+    @property
+    def learns_from_retained(self) -> bool:
+        """Whether retained images are of use: for a part of a class, where nobody said how far to go."""
+        return self.step_rule == "auto" and self.forget_kind == "subclass" and self.forget_target is None
 
     def settings(self) -> dict[str, Any]:
         names = ["step_rule", "sigma", "num_perturbations", "output_space", "strike_out_class", "moving_weights"]

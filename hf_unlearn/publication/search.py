@@ -28,14 +28,17 @@ class Search:
             Whether `accuracy` is at most `target`.
         kind (`str`, *optional*, defaults to `"step"`):
             `"step"` for a step along one direction, `"head"` for a change of the head (the last linear layer) alone,
-            `"surroundings"` for single images that get the answer of a changed copy.
+            `"surroundings"` for single images that get the answer of a changed copy, `"advisers"` for a part of a class that
+            gets the answers of networks that never saw it.
         stage_change (`float`, *optional*):
             Change elsewhere of the step of the last stage, where a step of the head was taken in its place.
         slope (`float`, *optional*):
             How much the model's sureness of single images follows that of changed copies of them: near 1 if it knows nothing
             of the images alone. `None` where it was not told.
         moved (`int`, *optional*, defaults to 0):
-            How many single images got the answer of a changed copy.
+            How many single images got the answer of a changed copy; with advisers, from how many retained images they learned.
+        is_part (`bool`, *optional*, defaults to `False`):
+            Whether single images were forgotten where a part of a class was asked for, since nothing retained was given.
     """
 
     target: float
@@ -48,6 +51,7 @@ class Search:
     stage_change: float | None = None
     slope: float | None = None
     moved: int = 0
+    is_part: bool = False
 
     def likely_loss(self, change: float) -> str | None:
         """
@@ -65,7 +69,18 @@ class Search:
     def describe(self) -> str:
         """Describes the outcome in one or two sentences, for the log and the model card."""
         if self.kind == "surroundings":
-            return self.describe_surroundings()
+            unknown = (
+                " What a model that never saw this part of the class would say of unseen images of it cannot be known from the "
+                "forget images alone: give retained images (--dataset_name or --train_dir, retain_dataset in Python)."
+            )
+            return self.describe_surroundings() + (unknown if self.is_part else "")
+        if self.kind == "advisers":
+            return (
+                f"Networks that learned from {self.moved:,} retained images alone, and so never saw the part that is forgotten, "
+                f"name the label of {100 * self.target:.1f} % of its images. The model was taught to answer as they do, and its "
+                f"answers to the retained images were held: accuracy on the forget set {100 * self.start:.1f} → "
+                f"{100 * self.accuracy:.1f} %. That is an estimate of what a model trained without it would say."
+            )
         if self.reached and self.length == 0:
             return (
                 f"No step was taken and no weight has moved: accuracy on the forget set is {100 * self.start:.1f} %, "

@@ -37,11 +37,11 @@ def test_share_of_the_retained_images_and_a_folder_go_to_rebuild(command, tmp_pa
     [
         (
             ("--forget_class", "cat", "--retain_fraction", "0.1"),
-            "--retain_fraction: gives images to --method rebuild; jit",
+            "--retain_fraction: gives images to --method rebuild, and retained ones to jit for a part of a class; jit",
         ),
         (
             ("--forget_class", "cat", "--proxy_dir", "there"),
-            "--proxy_dir: gives images to --method rebuild; jit takes none",
+            "--proxy_dir: gives images to --method rebuild",
         ),
     ],
 )
