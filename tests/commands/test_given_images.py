@@ -35,8 +35,10 @@ def test_share_of_the_retained_images_and_a_folder_go_to_rebuild(command, tmp_pa
 PART = ["--forget_column", "breed", "--forget_value", "tabby", "--step_rule", "auto", "--allow_collapse"]
 
 
-@pytest.mark.parametrize(("flags", "number"), [([], 20), (["--retain_fraction", "0.25"], 5)])
-def test_part_of_a_class_is_forgotten_with_what_is_retained(flags, number, command, tmp_path):
+@pytest.mark.parametrize(("flags", "number"), [([], 25), (["--retain_fraction", "0.2"], 5)])
+def test_part_of_a_class_is_forgotten_with_what_is_retained(flags, number, command, tmp_path, monkeypatch):
+    monkeypatch.setattr(advisers, "ADVISER_UPDATES", 3)
+    monkeypatch.setattr(advisers, "NUM_UPDATES", 3)
     assert command(*PART, *flags) == 0
     run = UnlearningReport.from_json(tmp_path / "out" / "report.json").run
     assert run["step"]["kind"] == "advisers" and run["step"]["moved"] == number
