@@ -4,7 +4,7 @@ import pytest
 from conftest import make_images
 
 from hf_unlearn import UnlearningReport
-from hf_unlearn.unlearning import surrogates
+from hf_unlearn.unlearning import advisers, surrogates
 
 
 REBUILD = ("--method", "rebuild", "--forget_class", "cat", "--num_updates", "1", "--allow_collapse", "True")
