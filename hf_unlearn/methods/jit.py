@@ -26,9 +26,9 @@ from ..unlearning.head_edit import find_heads
 from ..unlearning.layout import in_passes
 from ..unlearning.losses import KeyedNoise, jit_loss
 from ..unlearning.mode import freeze_batch_norm
-from ..unlearning.original import swap_weights
 from ..unlearning.precision import weights_cast_once
 from ..unlearning.single_images import forget_by_head
+from ..unlearning.spare_stage import spare_stage
 from ..unlearning.step_size import GradientSum, blur, freeze_all_but, last_stage_and_head, search_length, shift, turn
 from ..unlearning.surroundings import forget_by_surroundings
 from ..unlearning.trainer import UnlearningTrainer
@@ -315,7 +315,9 @@ class JiTTrainer(UnlearningTrainer):
             if self.chooses_weights and self.step.length > 0 and not self.is_fsdp_enabled:
                 self.change = self.guard.change()
                 if self.change > (SPARED_FROM if self.args.forget_kind == "class" else self.change_limit):
-                    self.step, self.change = self.spare_stage(direction, self.step, self.change)
+                    self.step, self.change = spare_stage(self, direction, self.step, self.change)
+                    if self.step.stage_change is not None:
+                        self.args.moving_weights = "head"
         self.log_step(self.step)
 
     def log_step(self, step: Search) -> None:
@@ -339,30 +341,6 @@ class JiTTrainer(UnlearningTrainer):
             self.step = forget_by_surroundings(self, self.args.forget_target)
             self.step.is_part = self.args.forget_kind == "subclass"
         self.log_step(self.step)
-
-    def spare_stage(
-        self, direction: dict[torch.Tensor, torch.Tensor], step: Search, change: float
-    ) -> tuple[Search, float]:
-        """
-        Where the step of the last stage changed too much elsewhere: searches along the head's part of the same gradient
-        instead, and keeps that step if it forgets as much and changes less. Returns the step that is kept, and its change.
-        """
-        heads = find_heads(self.model, self.first_image())
-        own = {id(parameter) for head in heads for parameter in head.parameters()}
-        of_head = {parameter: gradient for parameter, gradient in direction.items() if id(parameter) in own}
-        if not of_head:
-            return step, change
-        stage = swap_weights(self.model, self.original.weights)
-        head_step = search_length(of_head, self.forget_accuracy, step.target, self.start)
-        forgets_less = head_step.accuracy > max(step.accuracy, step.target)
-        head_change = math.inf if forgets_less else self.guard.change()
-        if head_change >= change:
-            swap_weights(self.model, stage)
-            return step, change
-        self.args.moving_weights = "head"
-        head_step.evaluations += step.evaluations
-        head_step.stage_change = change
-        return head_step, head_change
 
     def find_target(self) -> float:
         """

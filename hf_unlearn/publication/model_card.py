@@ -220,7 +220,6 @@ def render_model_card(
         "sampled": report.sampled,
         "figures": [(Markdown(figure), CAPTIONS[Path(figure).name]) for figure in figures],
         "hyperparameters": {name: value for name, value in run["hyperparameters"].items() if value is not None},
-        # The package's own words: what may be long and foreign is cut.
         "step": Markdown(Search(**run["step"]).describe()) if run["step"] else None,
         "likely_loss": Search(**run["step"]).likely_loss(run["change_elsewhere"]) if run["step"] else None,
         "step_kind": (run["step"] or {}).get("kind"),

@@ -11,7 +11,7 @@ from hf_unlearn import ForgetRequest, JiTConfig, JiTTrainer, split_dataset
 from hf_unlearn.data.image_dataset import ImageDataset
 from hf_unlearn.errors import CollapsedModelError, InputError
 from hf_unlearn.methods import jit
-from hf_unlearn.unlearning import guard
+from hf_unlearn.unlearning import guard, spare_stage
 from hf_unlearn.unlearning.losses import KeyedNoise
 from hf_unlearn.unlearning.single_images import features_of_changed_copies
 from hf_unlearn.unlearning.step_size import blur, last_stage_and_head, search_length, shift, turn
@@ -348,7 +348,8 @@ def test_stage_stays_where_the_head_forgets_less(resnet, forget_set, image_proce
         return found
 
     guard_says(monkeypatch, of_stage=0.5, of_head=0.1)
-    monkeypatch.setattr(jit, "search_length", search)
+    for module in (jit, spare_stage):
+        monkeypatch.setattr(module, "search_length", search)
     trainer = train(resnet, forget_set, image_processor, tmp_path)
     assert not lengths and trainer.step.accuracy <= 0.5 and trainer.step.stage_change is None
     for name, value in expected.state_dict().items():
