@@ -2,7 +2,7 @@
 A part of a class is forgotten with a few retained images: networks that learned from these alone say what to answer to it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -129,7 +129,7 @@ def forget_by_advisers(trainer: "UnlearningTrainer", retained: Rows) -> Search:
 
 
 @contextmanager
-def new_late_part(trainer: "UnlearningTrainer", seed: int) -> Iterator[list[nn.Module]]:
+def new_late_part(trainer: "UnlearningTrainer", seed: int) -> Generator[list[nn.Module]]:
     """Puts weights that know nothing where the weights move, and gives those modules; afterwards all is as it was."""
     model = trainer.model
     modules = {
