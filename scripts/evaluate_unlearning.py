@@ -16,7 +16,7 @@ from accelerate import PartialState
 from transformers import HfArgumentParser
 
 from hf_unlearn import evaluate_unlearning
-from hf_unlearn.commands.arguments import DataArguments, ForgetArguments, ModelArguments, message_of
+from hf_unlearn.commands.arguments import DataArguments, ForgetArguments, ModelArguments, bound_samples, message_of
 from hf_unlearn.commands.loading import load_model, load_retrained, load_splits
 from hf_unlearn.errors import InputError
 from hf_unlearn.unlearning.config import UnlearningConfig
@@ -44,6 +44,7 @@ def main(model_args, data_args, forget_args, evaluation_args) -> None:
         original, _ = load_model(
             replace(model_args, model_name_or_path=evaluation_args.original_model_name_or_path, model_revision="main")
         )
+    bound_samples(data_args, image_processor)
     splits, columns, drawn_from = load_splits(
         data_args, forget_args, forget_args.to_request(), model.config.id2label, model_args
     )

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from hf_unlearn.commands.arguments import DataArguments, ForgetArguments, ModelArguments, message_of
-from hf_unlearn.commands.loading import load_train_and_test
+from hf_unlearn.commands.training_data import load_train_and_test
 from hf_unlearn.data.labels import find_label_column
 from hf_unlearn.data.splits import split_dataset
 from hf_unlearn.errors import InputError

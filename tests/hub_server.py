@@ -1,5 +1,5 @@
 """
-A Hugging Face Hub for tests: model repos in memory, served on the loopback interface.
+A Hugging Face Hub for tests: model repos, Spaces and datasets in memory, served on the loopback interface.
 
 ```python
 >>> with HubServer() as hub:
@@ -10,8 +10,8 @@ A Hugging Face Hub for tests: model repos in memory, served on the loopback inte
 
 Clients run in a subprocess because `huggingface_hub` reads its settings, the endpoint among them, when it is imported.
 
-Left out: Xet (`environ` turns it off), multipart uploads, redirects to a CDN, pagination, datasets and Spaces, and a
-permission model: there is one user, whose token may read and write every repo.
+Left out: Xet (`environ` turns it off), multipart uploads, redirects to a CDN, pagination, uploads of datasets, whatever a
+Space runs, and a permission model: there is one user, whose token may read and write every repo.
 """
 
 import base64
@@ -21,9 +21,11 @@ import os
 import re
 import secrets
 import threading
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -59,11 +61,12 @@ class PullRequest:
 
 @dataclass
 class Repo:
-    """A model repo. Branches are histories, oldest commit first; tags are oids of commits."""
+    """A model repo, or a Space if it has an `sdk`. Branches are histories, oldest commit first; tags are oids of commits."""
 
     repo_id: str
     private: bool
     branches: dict[str, list[Commit]]
+    sdk: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
     pull_requests: list[PullRequest] = field(default_factory=list)
 
@@ -128,10 +131,12 @@ class HubError(Exception):
         self.response = Response({"error": message}, status, headers)
 
 
+@cache
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+@cache
 def git_oid(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
@@ -142,8 +147,11 @@ def stored_as_lfs(path: str, sample: bytes, gitattributes: bytes) -> bool:
     return b"\0" in sample or any(fnmatch(path, line.split()[0]) for line in lines if "filter=lfs" in line)
 
 
-def parse_card(card: str) -> dict[str, Any]:
-    """The metadata of a model card. Raises `ValueError` if they are missing or not valid."""
+COLOURS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
+
+
+def parse_card(card: str, is_space: bool = False) -> dict[str, Any]:
+    """The metadata of a card. Raises `ValueError` if they are missing or not valid."""
     front_matter = re.match(r"\s*---\r?\n(.*?)\r?\n---\s*(\n|$)", card, re.DOTALL)
     if front_matter is None:
         raise ValueError("empty or missing yaml metadata in repo card")
@@ -153,6 +161,13 @@ def parse_card(card: str) -> dict[str, Any]:
         raise ValueError(f"invalid yaml metadata in repo card: {error}") from error
     if not isinstance(metadata, dict):
         raise ValueError("yaml metadata in repo card are not a mapping")
+    if is_space:
+        valid = {"sdk": ("gradio", "docker", "static"), "colorFrom": COLOURS, "colorTo": COLOURS}
+        for name, values in valid.items():
+            if metadata.get(name, values[0] if name != "sdk" else None) not in values:
+                raise ValueError(f'"{name}" must be one of [{", ".join(values)}]')
+        if len(metadata.get("short_description", "")) > 60:
+            raise ValueError('"short_description" length must be less than or equal to 60 characters long')
     return metadata
 
 
@@ -162,9 +177,12 @@ ROUTES = []
 def route(method: str, template: str, needs_token: bool = True):
     """
     Serves requests with the decorated method of [`HubServer`]. The placeholders in `template` become its arguments:
-    `{repo}` matches `namespace/name` and is passed as a [`Repo`], `{path}` may contain slashes, others may not.
+    `{repo}` matches `namespace/name` and is passed as a [`Repo`], `{path}` may contain slashes, others may not. `{kind}`
+    and `{space}` say whether that repo is a model or a Space, and are not passed; `{dataset}` is the name of a dataset.
     """
     template = template.replace("{repo}", "(?P<repo>[^/]+/[^/]+)").replace("{path}", "(?P<path>.+)")
+    template = template.replace("{dataset}", "(?P<dataset>[^/]+/[^/]+)")
+    template = template.replace("{kind}", "(?P<kind>models|spaces)").replace("{space}", "(?P<kind>(?:spaces/)?)")
     pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", template))
 
     def register(function):
@@ -178,7 +196,9 @@ class HubServer:
     """
     The server, listening from `with` on. What it holds can be read and changed at any time:
 
-    - **repos** (`dict[str, Repo]`) -- The model repos by id.
+    - **repos** (`dict[str, Repo]`) -- The repos by id; before the id of a Space stands `spaces/`.
+    - **datasets** (`dict[str, Repo]`) -- The datasets by id.
+    - **sent** (`Counter[str]`) -- How many bytes were sent, by path.
     - **lfs_objects** (`dict[str, bytes]`) -- Large files by sha256, once they are verified.
     - **requests** (`list[LoggedRequest]`) -- Everything that was asked so far.
     - **faults** (`list[Fault]`) -- Tried in order on each request; see `fail_next` and `reset_next`.
@@ -186,6 +206,8 @@ class HubServer:
 
     def __init__(self):
         self.repos: dict[str, Repo] = {}
+        self.datasets: dict[str, Repo] = {}
+        self.sent: Counter[str] = Counter()
         self.lfs_objects: dict[str, bytes] = {}
         self.requests: list[LoggedRequest] = []
         self.faults: list[Fault] = []
@@ -219,13 +241,31 @@ class HubServer:
             **dict.fromkeys(["NO_PROXY", "no_proxy"], "127.0.0.1"),
         }
 
-    def add_repo(self, repo_id: str, files: dict[str, bytes] | None = None, private: bool = False) -> Repo:
-        """Creates a repo. As on the Hub its first commit adds `.gitattributes`, here along with `files`."""
-        files = {".gitattributes": GITATTRIBUTES, **(files or {})}
+    def add_repo(
+        self,
+        repo_id: str,
+        files: dict[str, bytes] | None = None,
+        private: bool = False,
+        sdk: str | None = None,
+        dataset: bool = False,
+    ) -> Repo:
+        """
+        Creates a repo. As on the Hub its first commit adds `.gitattributes`, and to a Space a `README.md`; here along with
+        `files`.
+        """
+        first = {".gitattributes": GITATTRIBUTES}
+        if sdk is not None:
+            first["README.md"] = f"---\ntitle: {repo_id}\nemoji: 🐢\nsdk: {sdk}\napp_file: app.py\n---\n".encode()
+        files = first | (files or {})
         lfs_paths = frozenset(path for path in files if stored_as_lfs(path, files[path][:512], GITATTRIBUTES))
         self.lfs_objects.update({sha256(files[path]): files[path] for path in lfs_paths})
-        self.repos[repo_id] = Repo(repo_id, private, {"main": [Commit("initial commit", "", files, lfs_paths)]})
-        return self.repos[repo_id]
+        key = repo_id if sdk is None else f"spaces/{repo_id}"
+        repo = Repo(repo_id, private, {"main": [Commit("initial commit", "", files, lfs_paths)]}, sdk)
+        (self.datasets if dataset else self.repos)[key] = repo
+        return repo
+
+    def address(self, repo: Repo) -> str:
+        return f"{self.url}/{'' if repo.sdk is None else 'spaces/'}{repo.repo_id}"
 
     def fail_next(self, method: str, path_substring: str, status: int = 500, times: int = 1, headers=None):
         """Makes the next requests of this kind fail with `status`, without carrying them out."""
@@ -291,8 +331,12 @@ class HubServer:
             if needs_token and authorization is None:
                 raise HubError(401, "Invalid username or password.")
             arguments: dict[str, Any] = {name: unquote(value) for name, value in match.groupdict().items()}
+            kind = arguments.pop("kind", "")
+            if "dataset" in arguments:
+                arguments["repo"] = self.datasets.get(arguments.pop("dataset"))
+            elif "repo" in arguments:
+                arguments["repo"] = self.repos.get("spaces/" * kind.startswith("spaces") + arguments["repo"])
             if "repo" in arguments:
-                arguments["repo"] = self.repos.get(arguments["repo"])
                 if arguments["repo"] is None or (arguments["repo"].private and authorization is None):
                     raise HubError(404, "Repository not found", "RepoNotFound")
             return function(self, body=body, query=parse_qs(url.query), **arguments)
@@ -307,23 +351,28 @@ class HubServer:
     def _create_repo(self, body, **_):
         request = json.loads(body)
         repo_id = f"{request['organization'] or USER}/{request['name']}"
-        url = {"url": f"{self.url}/{repo_id}"}
-        if repo_id in self.repos:
+        is_space = request.get("type") == "space"
+        if is_space and request.get("sdk") not in ("gradio", "docker", "static"):
+            raise HubError(400, "A Space needs an sdk")
+        key = f"spaces/{repo_id}" if is_space else repo_id
+        url = {"url": f"{self.url}/{key}"}
+        if key in self.repos:
             # `create_repo(exist_ok=True)` takes the url from the error.
-            return Response({"error": "You already created this model repo", **url}, 409)
-        self.add_repo(repo_id, private=request.get("visibility") == "private")
+            return Response({"error": "You already created this repo", **url}, 409)
+        self.add_repo(repo_id, private=request.get("visibility") == "private", sdk=request.get("sdk"))
         return Response(url)
 
     @route("POST", "/api/validate-yaml", needs_token=False)
     def _validate_yaml(self, body, **_):
         try:
-            parse_card(json.loads(body)["content"])
+            card = json.loads(body)
+            parse_card(card["content"], is_space=card["repoType"] == "space")
         except ValueError as error:
             # Without any metadata the Hub only warns. In a test that is a mistake too.
             return Response({"errors": [{"message": str(error)}], "warnings": []}, 400)
         return Response({"errors": [], "warnings": []})
 
-    @route("POST", "/api/models/{repo}/preupload/{revision}")
+    @route("POST", "/api/{kind}/{repo}/preupload/{revision}")
     def _preupload(self, repo, revision, body, **_):
         commit = repo.history(revision, writable=True)[-1]
         gitattributes = commit.files.get(".gitattributes", b"")
@@ -336,9 +385,9 @@ class HubServer:
                 answers[-1]["oid"] = (sha256 if path in commit.lfs_paths else git_oid)(commit.files[path])
         return Response({"files": answers})
 
-    @route("POST", r"/{repo}\.git/info/lfs/objects/batch")
+    @route("POST", r"/{space}{repo}\.git/info/lfs/objects/batch")
     def _lfs_batch(self, repo, body, **_):
-        verify = {"href": f"{self.url}/{repo.repo_id}.git/info/lfs/objects/verify"}
+        verify = {"href": f"{self.address(repo)}.git/info/lfs/objects/verify"}
         objects = [{"oid": item["oid"], "size": item["size"]} for item in json.loads(body)["objects"]]
         for item in objects:
             if item["oid"] not in self.lfs_objects:  # else there is nothing to do, which is told by no actions
@@ -350,7 +399,7 @@ class HubServer:
         self._unverified[oid] = body
         return Response({})
 
-    @route("POST", r"/{repo}\.git/info/lfs/objects/verify")
+    @route("POST", r"/{space}{repo}\.git/info/lfs/objects/verify")
     def _lfs_verify(self, repo, body, **_):
         expected = json.loads(body)
         content = self._unverified.get(expected["oid"], b"")
@@ -359,7 +408,7 @@ class HubServer:
         self.lfs_objects[expected["oid"]] = content
         return Response({})
 
-    @route("POST", "/api/models/{repo}/commit/{revision}")
+    @route("POST", "/api/{kind}/{repo}/commit/{revision}")
     def _commit(self, repo, revision, body, query, **_):
         header, *operations = [json.loads(line) for line in body.splitlines()]
         history = repo.history(revision, writable=True)
@@ -386,7 +435,7 @@ class HubServer:
         summary, description = header["value"]["summary"], header["value"]["description"]
         commit = Commit(summary, description, files, frozenset(lfs_paths & files.keys()))
 
-        url = f"{self.url}/{repo.repo_id}"
+        url = self.address(repo)
         answer = {"commitUrl": f"{url}/commit/{commit.oid}", "commitOid": commit.oid, "pullRequestUrl": None}
         if query.get("create_pr") == ["1"]:
             num = len(repo.pull_requests) + 1
@@ -428,7 +477,8 @@ class HubServer:
     def _list_models(self, query, **_):
         """Public models by the filter `base_model:{id}`, which is all that is asked for."""
         wanted = [name.removeprefix("base_model:") for name in query.get("filter", [])]
-        infos = [self._model_info(repo).content for repo in self.repos.values() if not repo.private]
+        models = [repo for repo in self.repos.values() if repo.sdk is None]
+        infos = [self._model_info(repo).content for repo in models if not repo.private]
 
         def bases(info):
             base = info["cardData"].get("base_model") or []
@@ -436,8 +486,8 @@ class HubServer:
 
         return Response([info for info in infos if all(name in bases(info) for name in wanted)])
 
-    @route("GET", "/api/models/{repo}", needs_token=False)
-    @route("GET", "/api/models/{repo}/revision/{revision}", needs_token=False)
+    @route("GET", "/api/{kind}/{repo}", needs_token=False)
+    @route("GET", "/api/{kind}/{repo}/revision/{revision}", needs_token=False)
     def _model_info(self, repo, revision="main", **_):
         commit = repo.history(revision)[-1]
         try:
@@ -446,21 +496,50 @@ class HubServer:
             card = {}
         info = {name: card[name] for name in ("library_name", "pipeline_tag", "tags", "model-index") if name in card}
         info.update(id=repo.repo_id, sha=commit.oid, private=repo.private, cardData=card)
+        if repo.sdk is not None:
+            info["sdk"] = repo.sdk
         return Response({**info, "siblings": [{"rfilename": path} for path in sorted(commit.files)]})
 
-    @route("GET", "/api/models/{repo}/tree/{revision}", needs_token=False)
-    def _tree(self, repo, revision, query, **_):
-        if query.get("recursive") != ["true"]:
-            raise HubError(400, "The test hub lists whole repos only")
+    @route("GET", "/api/datasets/{dataset}", needs_token=False)
+    @route("GET", "/api/datasets/{dataset}/revision/{revision}", needs_token=False)
+    def _dataset_info(self, repo, revision="main", **_):
         commit = repo.history(revision)[-1]
-        entries = []
-        for path, content in sorted(commit.files.items()):
-            entries.append({"type": "file", "path": path, "size": len(content), "oid": git_oid(content)})
-            if path in commit.lfs_paths:
-                entries[-1]["lfs"] = {"oid": sha256(content), "size": len(content), "pointerSize": 134}
+        siblings = [{"rfilename": path} for path in sorted(commit.files)]
+        return Response({"id": repo.repo_id, "sha": commit.oid, "private": repo.private, "siblings": siblings})
+
+    @route("GET", "/api/{kind}/{repo}/tree/{revision}", needs_token=False)
+    @route("GET", "/api/datasets/{dataset}/tree/{revision}", needs_token=False)
+    @route("GET", "/api/datasets/{dataset}/tree/{revision}/{path}", needs_token=False)
+    def _tree(self, repo, revision, query, path=None, **_):
+        commit = repo.history(revision)[-1]
+        entries = self._entries(commit, f"{path}/" if path else "", query.get("recursive") == ["true"])
+        if path and not entries:
+            raise HubError(404, f"{path} does not exist", "EntryNotFound")
         return Response(entries)
 
-    @route("GET", "/{repo}/resolve/{revision}/{path}", needs_token=False)
+    def _entries(self, commit, folder, recursive):
+        """Files and folders in a folder, as the Hub lists them."""
+        entries, folders = [], set()
+        for path, content in sorted(commit.files.items()):
+            parts = path.removeprefix(folder).split("/")
+            if not path.startswith(folder):
+                continue
+            for depth in range(1, len(parts) if recursive else min(len(parts), 2)):
+                folders.add(folder + "/".join(parts[:depth]))
+            if recursive or len(parts) == 1:
+                entries.append({"type": "file", "path": path, "size": len(content), "oid": git_oid(content)})
+                if path in commit.lfs_paths:
+                    entries[-1]["lfs"] = {"oid": sha256(content), "size": len(content), "pointerSize": 134}
+        return [*({"type": "directory", "path": path, "oid": "0" * 40} for path in sorted(folders)), *entries]
+
+    @route("POST", "/api/datasets/{dataset}/paths-info/{revision}", needs_token=False)
+    def _paths_info(self, repo, revision, body, **_):
+        """What is known of some files and folders; those that do not exist are left out."""
+        asked = json.loads(body)["paths"] if body.startswith(b"{") else parse_qs(body.decode())["paths"]
+        return Response([one for one in self._entries(repo.history(revision)[-1], "", True) if one["path"] in asked])
+
+    @route("GET", "/datasets/{dataset}/resolve/{revision}/{path}", needs_token=False)
+    @route("GET", "/{space}{repo}/resolve/{revision}/{path}", needs_token=False)
     def _resolve(self, repo, revision, path, **_):
         commit = repo.history(revision)[-1]
         headers = {"X-Repo-Commit": commit.oid}  # for errors too: the client remembers which files don't exist
@@ -492,8 +571,16 @@ class RequestHandler(BaseHTTPRequestHandler):
         content = response.content
         if not isinstance(content, bytes):
             content = json.dumps(content, default=str).encode()  # as text: the dates that yaml finds in cards
-        self.send_response(response.status)
-        for name, value in {"Content-Length": str(len(content)), **response.headers}.items():
+        status, headers = response.status, response.headers
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if asked and status == 200 and "/resolve/" in self.path:
+            start, end = int(asked[1]), min(int(asked[2] or len(content)), len(content) - 1)
+            headers = {**headers, "Content-Range": f"bytes {start}-{end}/{len(content)}"}
+            status, content = 206, content[start : end + 1]
+        if self.command != "HEAD":
+            self.server.hub.sent[urlsplit(self.path).path] += len(content)
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(content)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":

@@ -74,6 +74,28 @@ def run_client(hub, tmp_path):
     return run
 
 
+def test_space_lies_beside_a_model_of_the_same_name(hub, folder, run_client):
+    hub.add_repo(REPO_ID, files={"config.json": b"{}"})
+    result = run_client(
+        """
+        url = api.create_repo(repo_id, repo_type="space", space_sdk="gradio", private=True)
+        again = api.create_repo(repo_id, repo_type="space", space_sdk="gradio", exist_ok=True)
+        refused = error_of(api.upload_file, path_or_fileobj=b"---\\nsdk: none\\n---\\n", path_in_repo="README.md",
+                           repo_id=repo_id, repo_type="space")
+        files = {"README.md": b"---\\nsdk: gradio\\n---\\n", "app.py": b"1", "data.bin": b"\\0"}
+        for name, content in files.items():
+            api.upload_file(path_or_fileobj=content, path_in_repo=name, repo_id=repo_id, repo_type="space")
+        info = api.space_info(repo_id)
+        back = open(hf_hub_download(repo_id, "app.py", repo_type="space")).read()
+        result = [str(url), str(again), refused, info.sdk, info.private, sorted(s.rfilename for s in info.siblings), back]
+        """
+    )
+    url, again, refused, *facts = result
+    assert url == again == f"{hub.url}/spaces/{REPO_ID}" and '"sdk" must be one of' in refused
+    assert facts == ["gradio", True, [".gitattributes", "README.md", "app.py", "data.bin"], "1"]
+    assert set(hub.repos[REPO_ID].history("main")[-1].files) == {".gitattributes", "config.json"}
+
+
 def test_upload_and_download(hub, folder, run_client):
     result = run_client(
         """
@@ -92,7 +114,7 @@ def test_upload_and_download(hub, folder, run_client):
             "info": [info.private, info.pipeline_tag, info.tags, info.card_data.license],
             "card": card.data.to_dict(),
             "tree": {file.path: [file.size, file.blob_id, file.lfs and file.lfs.sha256]
-                     for file in api.list_repo_tree(repo_id, recursive=True)},
+                     for file in api.list_repo_tree(repo_id, recursive=True) if hasattr(file, "size")},
             "weights": hf_hub_download(repo_id, "model.safetensors"),
             "snapshot": snapshot_download(repo_id),
         }

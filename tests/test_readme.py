@@ -3,8 +3,12 @@
 import re
 
 from conftest import ROOT
+from examples import commands_of, python_of, run_python
 
 from hf_unlearn.commands.main import main
+from hf_unlearn.unlearning.method_names import METHODS
+from scripts.benchmarks.methods.make_tables import fill
+from scripts.docs.readme import real_models
 
 
 README = (ROOT / "README.md").read_text()
@@ -12,25 +16,30 @@ README = (ROOT / "README.md").read_text()
 
 def test_python_example(saved_model, saved_dataset, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
+    code = python_of(README)
     assert len(code.splitlines()) <= 13
-    code = code.replace("org/model", saved_model)
-    code = code.replace('load_dataset("org/data")', f"load_dataset({saved_dataset!r})")
-    # An untrained network is right on no cat, which the trainer refuses.
-    code = code.replace("from datasets import load_dataset", "from hf_unlearn.data.sources import load_dataset")
-    code = code.replace('JiTConfig("out")', 'JiTConfig("out", allow_collapse=True)')
-    exec(code.replace("trainer.push_to_hub()", ""), {})
+    run_python(code, saved_model, saved_dataset)
     assert "| forget set |" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_command_lines_name_flags_that_exist(saved_model, saved_dataset, tmp_path):
-    command = re.search(r"hf-unlearn run (--model_name_or_path.*)", README).group(1).split()
-    command = [
-        {"org/model": saved_model, "org/data": saved_dataset, "out": str(tmp_path / "out")}.get(w, w) for w in command
-    ]
-    assert main(["run", *command, "--allow_collapse"]) == 0
+    names = {"org/model": saved_model, "org/data": saved_dataset, "out": str(tmp_path / "out")}
+    (command,) = [words for words in commands_of(README) if words[0] == "run"]
+    assert main([*(names.get(word, word) for word in command), "--allow_collapse"]) == 0
 
 
 def test_links_lead_somewhere():
-    for target in re.findall(r"\]\((?!https?://)([^)#]+)", README):
+    for target in re.findall(r"\]\((?!https?://)([^)#\n]+)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_table_is_that_of_the_measured_rows():
+    assert fill(README, {"real models": real_models()}) == README
+    assert "| garbage truck | 80 → 0 |" in README
+
+
+def test_it_says_what_must_not_be_missed():
+    for words in ("make demo", "make test", "no proof of deletion", "[CITATION.cff]"):
+        assert words in README
+    # jit, rebuild and retrain are named before them.
+    assert "Nineteen more" in README and len(METHODS) == 3 + 19

@@ -1,11 +1,16 @@
 """The flags of the commands, as dataclasses."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from ..data.sampling import MAX_EVAL_SAMPLES
+from ..data.sampling import samples_for
 from ..errors import InputError
 from ..request.forget_request import ForgetRequest
 from ..unlearning.method_names import METHODS
+
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor
 
 
 @dataclass
@@ -73,8 +78,8 @@ class DataArguments:
     retain_fraction: float | None = field(
         default=None,
         metadata={
-            "help": "Share of the retained training images to use: none by default for --method rebuild, up to a thousand images "
-            "for a part of a class."
+            "help": "Share of the retained training images to use: with --method rebuild to keep what stays, with jit to tell what to "
+            "say of a part of a class."
         },
     )
     proxy_dir: str | None = field(
@@ -93,9 +98,18 @@ class DataArguments:
         default=False,
         metadata={"help": "For a model whose classes have no names: class i of the data is class i of the model."},
     )
-    max_eval_samples: int = field(
-        default=MAX_EVAL_SAMPLES,
-        metadata={"help": "Measure the retain and test splits on at most so many random images each; 0: all."},
+    max_eval_samples: int | None = field(
+        default=None,
+        metadata={
+            "help": "Measure the retain and test splits on at most so many random images each; 0: all. Default: 10000, fewer "
+            "of images of more than 70x70 pixels, 1000 from 224x224 on."
+        },
+    )
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Download only the columns of the labels and the images of the splits; for data that do not fit."
+        },
     )
     skip_unreadable_images: bool = field(default=False, metadata={"help": "Leave out images that cannot be read."})
 
@@ -188,6 +202,29 @@ class RunArguments:
     sign_key: str | None = field(
         default=None, metadata={"help": "PEM file with an Ed25519 private key that signs the record."}
     )
+    quiet: bool = field(default=False, metadata={"help": "Print the outcome and errors alone."})
+    json: bool = field(
+        default=False,
+        metadata={"help": "Print one JSON object a line for each stage and the result, all else to standard error."},
+    )
+
+
+def bound_samples(data_args: DataArguments, image_processor: "BaseImageProcessor") -> None:
+    """
+    Sets how many images are measured where no flag does, by the size of what the image processor makes.
+
+    Args:
+        data_args ([`DataArguments`]):
+            The flags. They are changed in place.
+        image_processor (`BaseImageProcessor`):
+            The model's own.
+    """
+    if data_args.max_eval_samples is None:
+        # Late: the flags alone must be there without torch.
+        from ..unlearning.compatibility import check_image_processor
+
+        image = check_image_processor("image_processor_name", image_processor)
+        data_args.max_eval_samples = samples_for(image)
 
 
 def fill_in(request: ForgetRequest, model_args: ModelArguments, data_args: DataArguments) -> None:

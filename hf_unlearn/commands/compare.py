@@ -19,7 +19,7 @@ from ..publication.report import UnlearningReport, weights_sha256
 from ..terminal import print_text, say
 from ..unlearning.compatibility import id2label_of
 from ..unlearning.config import UnlearningConfig
-from .arguments import CheckpointArguments, DataArguments, ForgetArguments
+from .arguments import CheckpointArguments, DataArguments, ForgetArguments, bound_samples
 from .loading import load_checkpoints, load_splits
 from .parsing import make_checkpoint_parser
 
@@ -75,6 +75,7 @@ def compare(
     device = UnlearningConfig(output_dir="unused").device
 
     models, image_processor = load_checkpoints(names, compare_args, device)
+    bound_samples(data_args, image_processor)
     splits, columns, drawn_from = load_splits(data_args, forget_args, request, id2label_of(models[0]), compare_args)
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in splits.items())
     say(f"Forget set: {description_of(request)}. Splits: {sizes}.")

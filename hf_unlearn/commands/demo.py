@@ -5,6 +5,7 @@ It needs no network.
 
 import argparse
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,10 +42,15 @@ def make_parser() -> argparse.ArgumentParser:
         help="jit hides the class in a second; rebuild, for the class alone, goes deeper, in two minutes (default: %(default)s).",
     )
     parser.add_argument("--overwrite", action="store_true", help="Replace an earlier demo in --output_dir.")
+    parser.add_argument(
+        "--app", action="store_true", help="Afterwards, open a page that shows what both models say of a picture."
+    )
     return parser
 
 
-def demo(output_dir: str = "demo", scenario: str = "class", method: str = "jit", overwrite: bool = False) -> None:
+def demo(
+    output_dir: str = "demo", scenario: str = "class", method: str = "jit", overwrite: bool = False, app: bool = False
+) -> None:
     """
     Runs the demo.
 
@@ -58,10 +64,12 @@ def demo(output_dir: str = "demo", scenario: str = "class", method: str = "jit",
             `"jit"` or `"rebuild"`.
         overwrite (`bool`, *optional*, defaults to `False`):
             Whether to replace an earlier demo.
+        app (`bool`, *optional*, defaults to `False`):
+            Whether to serve a page on this machine afterwards, until it is stopped.
 
     Raises:
-        [`InputError`]: if the folder holds an earlier demo and `overwrite` is `False`, or if the method does not forget what
-            the scenario asks for.
+        [`InputError`]: if the folder holds an earlier demo and `overwrite` is `False`, if the method does not forget what
+            the scenario asks for, or if gradio is not installed, which the page needs.
     """
     import torch
 
@@ -71,18 +79,20 @@ def demo(output_dir: str = "demo", scenario: str = "class", method: str = "jit",
 
     if method == "rebuild" and scenario != "class":
         raise InputError("method", "rebuild forgets whole classes. Valid with it: --scenario class.")
+    if app and find_spec("gradio") is None:
+        raise InputError("app", "needs the library gradio: pip install 'hf-unlearn[app]'.")
     # More threads do not make a network this small faster. On a busy machine, waiting for them takes minutes.
     torch.set_num_threads(1)
     hide_loading_bars()
     folder = Path(output_dir)
-    names = ("digits", "digits-original", "digits-retrained", "digits-retrained-2", "digits-unlearned")
+    names = ("digits", "digits-original", "digits-retrained", "digits-retrained-2", "digits-unlearned", "pictures")
     parts = [folder / name for name in names]
     if any(part.exists() for part in parts):
         if not overwrite:
             raise InputError("output_dir", f"{output_dir!r} holds an earlier demo. Choose another or add --overwrite.")
         for part in parts:
             shutil.rmtree(part, ignore_errors=True)
-    data, original, *retrained, unlearned = parts
+    data, original, *retrained, unlearned, pictures = parts
 
     print("1/4  Writing 1,797 handwritten digits of scikit-learn as a dataset.")
     dataset = load_digits(scenario)
@@ -114,6 +124,25 @@ def demo(output_dir: str = "demo", scenario: str = "class", method: str = "jit",
     print(f"4/4  Unlearning, as `hf-unlearn run {' '.join(flags)}` does.")
     run(*arguments)
     print(EXPLANATION.format(folder=folder))
+    if app:
+        serve(original, unlearned, dataset["test"], pictures)
+
+
+def serve(original: Path, unlearned: Path, test_split: "Dataset", pictures: Path) -> None:
+    """
+    Writes two unseen pictures of each digit, and serves the page that `hf-unlearn push --space` uploads, until it is stopped.
+    """
+    from ..publication.space.app import Source, make_page, start
+
+    pictures.mkdir(exist_ok=True)
+    column = "digit" if "digit" in test_split.features else "label"
+    for digit in range(10):
+        rows = [row for row, value in enumerate(test_split[column]) if value == digit][:2]
+        for number, row in enumerate(rows):
+            test_split[row]["image"].save(pictures / f"{digit}-{number}.png")
+    files = sorted(pictures.glob("*.png"), key=lambda file: file.stem.split("-")[::-1])
+    print("\nThe page stays until you press Ctrl+C.")
+    start(make_page(Source(str(original)), Source(str(unlearned)), files))
 
 
 EXPLANATION = """

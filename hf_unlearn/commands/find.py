@@ -24,7 +24,8 @@ from ..terminal import say
 from ..unlearning.compatibility import id2label_of
 from ..unlearning.config import UnlearningConfig
 from .arguments import DataArguments, ModelArguments
-from .loading import load_model, load_train_and_test
+from .loading import load_model
+from .training_data import load_train_and_test
 
 
 if TYPE_CHECKING:

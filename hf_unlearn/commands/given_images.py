@@ -16,7 +16,6 @@ from ..errors import InputError, listing
 from ..evaluation.logits import collect_logits
 from ..methods.jit_config import JiTConfig
 from ..terminal import say
-from ..unlearning.advisers import MAX_SAMPLE
 from ..unlearning.compatibility import id2label_of
 from ..unlearning.config import UnlearningConfig
 from ..unlearning.method_names import forget_only_methods, name_of_method
@@ -66,7 +65,6 @@ def further_images(
     retained: Dataset | None,
     trainer_class: "type[UnlearningTrainer]",
     config: UnlearningConfig,
-    drawn_from: dict[str, int],
 ) -> dict[str, Any]:
     """
     The images beside the forget set that the trainer of a method is given.
@@ -75,13 +73,11 @@ def further_images(
         data_args ([`~commands.arguments.DataArguments`]), model_args ([`~commands.arguments.ModelArguments`]):
             The flags.
         retained (`datasets.Dataset`, *optional*):
-            The retained training images.
+            All retained training images.
         trainer_class (`type`):
             The trainer of the method.
         config ([`UnlearningConfig`]):
-            The configuration of the method.
-        drawn_from (`dict[str, int]`):
-            Of each split that was cut, its number of images before.
+            Its configuration.
 
     Returns:
         `dict[str, Dataset]`: the trainer's `retain_dataset` and `proxy_dataset`, as far as there are any.
@@ -89,19 +85,17 @@ def further_images(
     Raises:
         [`InputError`]: if images are missing that the method needs, or given that it does not take, or cannot be loaded.
     """
-    method = name_of_method(trainer_class)
     flags = [
         name for name in ("retain_fraction", "proxy_dir", "proxy_dataset") if getattr(data_args, name) is not None
     ]
-    learns = isinstance(config, JiTConfig) and config.learns_from_retained
+    method = name_of_method(trainer_class)
     # JiT takes retained images for a part of a class, and other pictures for nothing.
-    taken = (["retain_fraction"] if learns else []) if isinstance(config, JiTConfig) else flags
-    refused = [flag for flag in flags if flag not in taken or not trainer_class.takes_retain]
-    if refused:
-        raise InputError(
-            refused[0],
-            f"gives images to --method rebuild, and retained ones to jit for a part of a class; {method} takes none here.",
-        )
+    taken = flags if trainer_class.takes_retain else []
+    if isinstance(config, JiTConfig):
+        taken = ["retain_fraction"] if config.learns_from_retained else []
+    if refused := [flag for flag in flags if flag not in taken]:
+        also = ", and retained ones to jit for a part of a class" if refused[0] == "retain_fraction" else ""
+        raise InputError(refused[0], f"gives images to --method rebuild{also}; {method} takes none here.")
     if trainer_class.needs_retain:
         if retained is None:
             raise InputError(
@@ -110,12 +104,6 @@ def further_images(
                 f"{listing(forget_only_methods(), 30)}.",
             )
         return {"retain_dataset": retained}
-    if learns and data_args.retain_fraction is None and retained is not None:
-        # A split that was cut is in random order.
-        is_cut = "retain" in drawn_from
-        sample = retained.select(range(min(len(retained), MAX_SAMPLE))) if is_cut else at_most(retained, MAX_SAMPLE)
-        say(f"Of the retained images {len(sample):,} tell what to say of the part that is forgotten.")
-        return {"retain_dataset": sample}
     given = {}
     if (fraction := data_args.retain_fraction) is not None:
         if not 0 < fraction <= 1:
@@ -150,7 +138,7 @@ def load_proxies(data_args: DataArguments, model_args: ModelArguments) -> Datase
     splits = load_dataset(
         data_args.proxy_dataset, token=model_args.token, cache_dir=model_args.cache_dir, argument="proxy_dataset"
     )
-    return splits["train"] if "train" in splits else next(iter(splits.values()))
+    return cast(Dataset, splits["train"] if "train" in splits else next(iter(splits.values())))
 
 
 def check_by_position(

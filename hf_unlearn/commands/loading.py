@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from accelerate import PartialState
 from datasets import ClassLabel, Dataset, DatasetDict
 from transformers import (
     AutoImageProcessor,
@@ -18,22 +17,25 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATIO
 from ..data.folders import load_image_folder
 from ..data.image_dataset import find_image_column
 from ..data.labels import by_position, find_label_column, is_number, label_ids, match_labels, plain, read_column
-from ..data.sampling import at_most
-from ..data.sources import load_dataset
+from ..data.sampling import MOST_SAMPLES, at_most, whole_size
 from ..data.splits import (
     drop_rows,
     matching_rows,
+    other_rows,
     remember_source,
     rows_of_unseen,
     source_of,
     split_dataset,
 )
+from ..data.streaming import StreamedRows
 from ..errors import InputError, listing
 from ..request.forget_request import ForgetRequest
 from ..terminal import say
 from ..unlearning.compatibility import check_image_processor, check_model, id2label_of
+from ..unlearning.method_names import forget_only_methods
 from .arguments import CheckpointArguments, DataArguments, ForgetArguments, ModelArguments
 from .given_images import without_unreadable
+from .training_data import open_train_and_test
 
 
 # Finds the name of a missing library in an error message of transformers, such as "pip install -U 'name>=1'".
@@ -240,7 +242,12 @@ def load_splits(
     Raises:
         [`InputError`]: if the data do not fit the request or the model, or if an image cannot be read.
     """
-    train, test = load_train_and_test(data_args, model_args)
+    train, test = open_train_and_test(data_args, model_args)
+    # Those that only look at the forget set have not set it.
+    most = MOST_SAMPLES if data_args.max_eval_samples is None else data_args.max_eval_samples
+    if data_args.streaming and (whole_retain or earlier):
+        raise InputError("streaming", "keeps no retained images but those to measure on: one request, a method that needs none"
+                         f" ({listing(forget_only_methods(), 30)}), and no --retain_fraction.")  # fmt: skip
     source = None
     if request is None:
         # What has no request has a folder: `to_requests` has seen to it.
@@ -251,18 +258,29 @@ def load_splits(
         if test is not None:
             # The unseen images get the column names of a folder. The training images are not used: they contain the
             # images of the folder under other file names.
+            if isinstance(test, StreamedRows):
+                unseen = other_rows(len(test.columns_for(None, data_args.label_column_name, id2label)), [])
+                test = test.draw("retain_test", unseen, data_args.image_column_name, most)
             splits["retain_test"] = with_columns_of_a_folder(test, data_args, id2label)
     else:
         if train is None:
             raise InputError("dataset_name", "is missing: the request names images of a dataset (or of --train_dir).")
         image_column = find_image_column(train, data_args.image_column_name)
-        label_column = find_label_column(train, data_args.label_column_name, id2label)
+        named = data_args.label_column_name
+        rows = train if isinstance(train, Dataset) else train.columns_for(request, named, id2label)
+        label_column = find_label_column(rows, named, id2label)
         if request.classes is not None and label_column is not None:
-            check_classes(train, label_column, request.classes, id2label)
-        parts = split_dataset(train, request, label_column, image_column, test_dataset=test)
+            check_classes(rows, label_column, request.classes, id2label)
+        parts = split_dataset(train, request, label_column, image_column, test_dataset=test, max_eval_samples=most)
         splits = {str(name): split for name, split in parts.items()}
         source = source_of(splits["forget"])
+        if isinstance(train, StreamedRows):
+            images = sum(map(len, train.seen.values()))
+            say(
+                f"Streamed: {listing(train.columns_read)} of {len(train):,} training rows, the image of {images:,} of them."
+            )
         if earlier:
+            train, test = cast(Dataset, train), cast(Dataset | None, test)
             asked = [request, *earlier]
             rows = {row for one in asked for row in matching_rows(train, one, label_column, image_column)}
             splits["retain"] = drop_rows(train, rows)
@@ -270,6 +288,7 @@ def load_splits(
                 splits["retain_test"] = drop_rows(test, rows_of_unseen(test, asked, label_column, image_column))
             splits = {name: split for name, split in splits.items() if len(split)}
 
+    sizes = {name: whole_size(split) for name, split in splits.items()}
     if label_column is not None:
         for name, split in splits.items():
             if label_column in split.column_names:
@@ -278,9 +297,9 @@ def load_splits(
                 match_labels(splits[name], label_column, id2label)
     drawn_from = {}
     for name in splits.keys() - {"forget"} - ({"retain"} if whole_retain else set()):
-        whole, splits[name] = len(splits[name]), at_most(splits[name], data_args.max_eval_samples)
-        if len(splits[name]) < whole:
-            drawn_from[name] = whole
+        splits[name] = at_most(splits[name], most)
+        if len(splits[name]) < sizes[name]:
+            drawn_from[name] = sizes[name]
     for name, split in splits.items():
         splits[name] = without_unreadable(name, split, image_column, data_args.skip_unreadable_images)
     if source is not None:
@@ -311,46 +330,6 @@ def with_columns_of_a_folder(dataset: Dataset, data_args: DataArguments, id2labe
     if label_column is not None:
         names[label_column] = "label"
     return dataset.select_columns(list(names)).rename_columns({old: new for old, new in names.items() if old != new})
-
-
-def load_train_and_test(
-    data_args: DataArguments, model_args: ModelArguments | CheckpointArguments
-) -> tuple[Dataset | None, Dataset | None]:
-    """
-    Loads the training images and the unseen images.
-
-    Returns:
-        `tuple[Dataset | None, Dataset | None]`: `None` for images that no flag names.
-
-    Raises:
-        [`InputError`]: if a dataset or a split does not exist, or if flags exclude each other.
-    """
-    if data_args.dataset_name is not None and data_args.train_dir is not None:
-        raise InputError("train_dir", "cannot be combined with --dataset_name. Choose one.")
-    train = test = None
-    if data_args.dataset_name is not None:
-        with PartialState().main_process_first():
-            dataset = load_dataset(
-                data_args.dataset_name,
-                data_args.dataset_config_name,
-                data_args.dataset_revision,
-                model_args.token,
-                model_args.cache_dir,
-            )
-        if data_args.train_split not in dataset:
-            raise InputError("train_split", f"there is no split {data_args.train_split!r}. Valid: {listing(dataset)}.")
-        train = dataset[data_args.train_split]
-        if data_args.test_split is not None and data_args.test_split not in dataset:
-            raise InputError("test_split", f"there is no split {data_args.test_split!r}. Valid: {listing(dataset)}.")
-        for name in [data_args.test_split] if data_args.test_split else ("test", "validation"):
-            if name in dataset:
-                test = dataset[name]
-                break
-    if data_args.train_dir is not None:
-        train = load_image_folder("train_dir", data_args.train_dir)
-    if data_args.validation_dir is not None:
-        test = load_image_folder("validation_dir", data_args.validation_dir)
-    return train, test
 
 
 def check_classes(train: Dataset, label_column: str, classes: Sequence[str | int], id2label: dict[int, str]) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from .. import __version__
 from ..errors import CollapsedModelError, HubPushError, InputError, SaveError
+from ..terminal import printing
 from .parsing import hide_loading_bars, parse_checkpoints, parse_run_arguments
 
 
@@ -24,7 +25,9 @@ commands:
   verify   attack copies of checkpoints to see what they still hold:
          hf-unlearn verify ORIGINAL UNLEARNED [--retrained MODEL ...] --dataset_name org/data --forget_class cat
   push   push the folder of a finished run: hf-unlearn push out --hub_model_id org/model-unlearned
+         with --space, also a page that shows what both models say of a picture
   demo   train a small classifier of handwritten digits and make it forget one: hf-unlearn demo
+         with --app, open that page afterwards
 
 requests and records:
   find     from a few pictures to a contact sheet and a request file:
@@ -119,7 +122,9 @@ def run_command(argv: list[str]) -> int:
 
         hide_loading_bars()
         arguments = parse_run_arguments(argv)
-    run(*arguments)
+    run_args = arguments[3]
+    with printing(run_args.quiet, run_args.json):
+        run(*arguments)
     return 0
 
 
@@ -155,12 +160,30 @@ def push_command(argv: list[str]) -> int:
     )
     parser.add_argument("--token", help="Token of the hub; default: the one of the login.")
     parser.add_argument("--public", action="store_true", help="Make a new repository public; default: private.")
+    parser.add_argument(
+        "--space",
+        action="store_true",
+        help="Also make a Space of the same name: a page that shows what both models say of a picture.",
+    )
+    parser.add_argument(
+        "--original_model", help="With --space: hub id of the original; default: the one of the record."
+    )
+    parser.add_argument(
+        "--overwrite_space", action="store_true", help="With --space: replace files of a Space that differ."
+    )
     args = parser.parse_args(argv)
 
     from pathlib import Path
 
     from ..publication.hub import push_folder
+    from ..publication.hub_space import find_original, push_space
 
+    for flag in ("original_model", "overwrite_space"):
+        if getattr(args, flag) and not args.space:
+            raise InputError(flag, "is for a Space: add --space.")
+    if args.space and args.create_pr:
+        raise InputError("space", "cannot be combined with --create_pr: a Space shows what was merged.")
+    original = find_original(args.folder, args.token, args.original_model) if args.space else None
     repo_id = args.hub_model_id or Path(args.folder).absolute().name
     url = push_folder(
         args.folder,
@@ -173,6 +196,21 @@ def push_command(argv: list[str]) -> int:
         overwrite_model=args.overwrite_model,
     )
     print(f"Pushed to {url}")
+    if original is not None:
+        page = push_space(
+            repo_id,
+            original,
+            args.token,
+            private=not args.public,
+            revision=args.hub_tag or args.hub_revision,
+            overwrite_space=args.overwrite_space,
+        )
+        print(f"The Space is at {page}")
+        if not args.public:
+            print(
+                "If a model is private, the Space needs a token that may read it, as the secret HF_TOKEN in its settings. None "
+                "was sent."
+            )
     return 0
 
 

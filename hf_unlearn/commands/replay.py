@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from transformers import AutoModelForImageClassification, PrinterCallback
+from transformers import AutoModelForImageClassification
 
 from ..data.forget_kind import kind_of_request
 from ..errors import CollapsedModelError, InputError, listing
@@ -22,7 +22,7 @@ from ..publication.record_check import verify
 from ..publication.report import weights_sha256
 from ..publication.signing import Check
 from ..request.forget_request import ForgetRequest
-from ..unlearning.advisers import MAX_SAMPLE
+from ..terminal import printing
 from ..unlearning.compatibility import id2label_of
 from ..unlearning.config import UnlearningConfig
 from ..unlearning.method_names import METHODS
@@ -101,10 +101,10 @@ def replay(
     )
     if checks[-1].holds is False:
         return [*checks, Check(None, "the run was not done again: it would begin with other weights")]
-    # The other splits measure, and nothing is measured here. For a part of a class retained images may be learned from.
-    data_args.max_eval_samples = MAX_SAMPLE if request is not None and request.kind == "column" else 1
+    # The other splits measure, and nothing is measured here.
+    data_args.max_eval_samples = 1
     forget_args = ForgetArguments(forget_dir=replay_args.forget_dir)
-    splits, columns, drawn_from = load_splits(
+    splits, columns, _ = load_splits(
         data_args, forget_args, request, id2label_of(model), model_args,
         whole_retain=trainer_class.needs_retain or data_args.retain_fraction is not None,
     )  # fmt: skip
@@ -118,7 +118,7 @@ def replay(
             **settings,
         )
         config.forget_kind = config.forget_kind or kind_of_request(request, columns["label_column"])
-        further = further_images(data_args, model_args, splits.get("retain"), trainer_class, config, drawn_from)
+        further = further_images(data_args, model_args, splits.get("retain"), trainer_class, config)
         trainer = trainer_class(
             model=model,
             args=config,
@@ -127,14 +127,14 @@ def replay(
             **further,
             **columns,
         )
-        trainer.remove_callback(PrinterCallback)
         checks.append(
             check_images(record, trainer, request, data_args, replay_args.forget_dir, salt, len(splits["forget"]))
         )
         versions = check_versions(record, trainer)
         checks.append(versions)
         try:
-            trainer.train()
+            with printing(quiet=True):
+                trainer.train()
         except CollapsedModelError as error:
             return [*checks, Check(False, f"with the settings of the record no model is saved: {error}")]
         checks.append(check_settings(record, trainer))
@@ -189,6 +189,7 @@ def settings_of(
     for name in ("image_column", "label_column"):
         if getattr(data_args, f"{name}_name") is None:
             setattr(data_args, f"{name}_name", known.get(name))
+    data_args.streaming = data_args.streaming or "streamed" in record["dataset"]
     if data_args.train_split == "train" and known.get("split") is not None and data_args.dataset_name is not None:
         data_args.train_split = known["split"]
     config_class, trainer_class = load_method(known["method"])

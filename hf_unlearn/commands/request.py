@@ -291,9 +291,10 @@ def check_request(argv: list[str]) -> None:
     from ..data.image_dataset import find_image_column
     from ..data.labels import find_label_column
     from ..data.splits import matching_rows
+    from ..data.streaming import StreamedRows
     from .arguments import DataArguments, ModelArguments, fill_in
-    from .loading import load_train_and_test
     from .parsing import close_flags
+    from .training_data import open_train_and_test
 
     datasets.disable_progress_bars()
     # No class is of the type that the parser says it takes and gives.
@@ -306,10 +307,16 @@ def check_request(argv: list[str]) -> None:
         raise InputError(unknown[0].lstrip("-"), f"unknown flag. Close: {listing(close_flags(unknown[0], parser))}.")
     request = ForgetRequest.from_file(args.file)
     fill_in(request, model_args, data_args)
-    train, test = load_train_and_test(data_args, model_args)
+    train, test = open_train_and_test(data_args, model_args)
     if train is None:
         raise InputError("dataset_name", "is missing: the data that the request is to be checked against.")
     image_column = find_image_column(train, data_args.image_column_name)
+    if data_args.streaming and args.near_copies:
+        raise InputError("streaming", "cannot be combined with --near_copies: every image is compared.")
+    if isinstance(train, StreamedRows):
+        train = train.columns_for(request, data_args.label_column_name)
+    if isinstance(test, StreamedRows):
+        test = test.columns_for(request, data_args.label_column_name)
     label_column = find_label_column(train, data_args.label_column_name, classes=request.classes)
     print(f"Request {request.id or args.file}{f' of {request.date}' if request.date else ''}: {request.describe()}.")
 

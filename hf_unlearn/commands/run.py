@@ -20,14 +20,15 @@ from ..publication.hub import check_push
 from ..publication.report import UnlearningReport
 from ..publication.signing import read_private_key, sign_record
 from ..request.forget_request import ForgetRequest
-from ..terminal import say
+from ..terminal import Stage, say, write_json
 from ..unlearning.compatibility import id2label_of
 from ..unlearning.config import UnlearningConfig
 from ..unlearning.trainer import UnlearningTrainer
-from .arguments import DataArguments, ForgetArguments, ModelArguments, RunArguments, fill_in
+from .arguments import DataArguments, ForgetArguments, ModelArguments, RunArguments, bound_samples, fill_in
 from .given_images import check_by_position, further_images, holdout_accuracy
-from .loading import load_model, load_retrained, load_splits, load_train_and_test
+from .loading import load_model, load_retrained, load_splits
 from .processes import check_processes
+from .training_data import load_train_and_test
 
 
 def run(
@@ -61,6 +62,7 @@ def run(
         [`CollapsedModelError`]: if the unlearned model is destroyed and must not be saved.
         [`HubPushError`]: if the push fails. All files are on the disk then.
     """
+    whole = Stage("total")
     output_dir = Path(config.output_dir)
     # `world_size` sets up the processes as the flags say. This comes first: other code would set them up without the
     # flags.
@@ -98,16 +100,41 @@ def run(
                 shutil.rmtree(step)
         if run_args.sign_key is not None:
             sign_record(output_dir, run_args.sign_key)
-        report.print()
-        say(f"Model, card, report, record and pictures are in {output_dir}.")
-        say(f"Keep {output_dir / SALT}: with it the record tells whether an image was forgotten. It is never pushed.")
+    url = None
     if config.push_to_hub:
+        stage = Stage("push")
         url = trainer.push_to_hub(
             token=config.hub_token or model_args.token, create_pr=run_args.create_pr, tag=run_args.hub_tag
         )
-        say(f"Pushed to {url}")
+        stage.end(url or "", url=url)
+    whole.end()
+    say_result(trainer, report, url)
     trainer.end()
     return report
+
+
+def say_result(trainer: UnlearningTrainer, report: UnlearningReport, url: str | None) -> None:
+    """Prints what a run came to, on the main process."""
+    output_dir = Path(trainer.args.output_dir)
+    outcome = trainer.describe_outcome()
+    if trainer.is_world_process_zero():
+        report.print()
+    if outcome:
+        say(outcome, always=True)
+    say(f"Model, card, report, record and pictures are in {output_dir}.", always=True)
+    salt = output_dir / SALT
+    say(f"Keep {salt}: with it the record tells whether an image was forgotten. It is never pushed.", always=True)
+    if url is not None:
+        say(f"Pushed to {url}", always=True)
+    write_json(
+        "result",
+        output_dir=str(output_dir),
+        url=url,
+        outcome=outcome,
+        change_elsewhere=trainer.change,
+        splits=report.splits,
+        metrics={model: result["metrics"] for model, result in report.results.items()},
+    )
 
 
 def run_sequence(
@@ -134,6 +161,7 @@ def run_sequence(
         raise InputError("resume_from_checkpoint", "works with one request only.")
     requests = named(requests)
     model, image_processor = load_model(model_args)
+    bound_samples(data_args, image_processor)
     train, test = load_train_and_test(data_args, model_args)
     if train is None:
         raise InputError("dataset_name", "is missing: the requests name images of a dataset (or of --train_dir).")
@@ -151,6 +179,7 @@ def run_sequence(
 
     for number, request in enumerate(requests, start=1):
         say(f"Request {number} of {len(requests)}: {request.id}.")
+        write_json("request", number=number, of=len(requests), id=request.id)
         step = copy.copy(config)
         last = number == len(requests)
         if not last:
@@ -201,7 +230,9 @@ def run_request(
         [`InputError`]: if an input cannot be used.
         [`CollapsedModelError`]: if the unlearned model is destroyed and must not be saved.
     """
+    stage = Stage("reading")
     model, image_processor = load_model(model_args)
+    bound_samples(data_args, image_processor)
     # Loaded before unlearning, so that a wrong name is found before the work.
     retrained = load_retrained(model_args, id2label_of(model), config.device)
     trainer_class = load_method(run_args.method)[1]
@@ -214,19 +245,20 @@ def run_request(
         earlier=earlier,
         whole_retain=trainer_class.needs_retain or data_args.retain_fraction is not None,
     )
-    say(f"Forgetting {len(splits['forget'])} images: {description_of(request)}.")
-    sizes = ", ".join(f"{name} {len(split):,}" for name, split in splits.items())
-    say(f"Splits: {sizes}. Processes: {config.world_size}.")
+    processes = f" Processes: {config.world_size}." if config.world_size > 1 else ""
+    say(f"Forgetting {len(splits['forget'])} images: {description_of(request)}.{processes}")
+    sizes = {str(name): len(split) for name, split in splits.items()}
+    stage.end(", ".join(f"{name} {size:,}" for name, size in sizes.items()), splits=sizes)
 
     if data_args.labels_by_position:
         check_by_position(splits["forget"], model.to(config.device), image_processor, **columns)
     config.forget_kind = config.forget_kind or kind_of_request(request, columns["label_column"])
+    further = further_images(data_args, model_args, splits.get("retain"), trainer_class, config)
     if data_args.holdout_dir is not None:
         if not isinstance(config, JiTConfig):
             raise InputError("holdout_dir", f"sets the target of --method jit; {run_args.method} has none.")
         config.forget_target = holdout_accuracy(data_args.holdout_dir, model.to(config.device), image_processor)
         say(f"Target: {100 * config.forget_target:.1f} %, the accuracy on the unseen images of --holdout_dir.")
-    further = further_images(data_args, model_args, splits.get("retain"), trainer_class, config, drawn_from)
     trainer = trainer_class(
         model=model,
         args=config,
@@ -236,11 +268,12 @@ def run_request(
         **columns,
     )
     trainer.train(resume_from_checkpoint=find_checkpoint(config))
-    if outcome := trainer.describe_outcome():
-        say(outcome)
+    stage = Stage("saving")
     # With `_internal_call`, the Trainer does not push. The push comes last, with card and report.
     trainer.save_model(_internal_call=True)
+    stage.end()
 
+    stage = Stage("evaluation")
     # Imported here because the metrics are slow to import (scipy.stats), and nothing above needs them.
     from ..evaluation.evaluate import evaluate_unlearning
 
@@ -257,6 +290,8 @@ def run_request(
         **columns,
     )
     report.sampled |= drawn_from
+    stage.end(", ".join(report.results), models=list(report.results))
+    stage = Stage("card")
     if tracker is not None and request is not None:
         tracker.measure(request.id, model, image_processor, config.per_device_eval_batch_size)
     folder = forget_args.forget_dir or data_args.train_dir or data_args.dataset_name
@@ -265,6 +300,7 @@ def run_request(
         sequence=tracker.table() if tracker is not None else None,
     )
     trainer.save_report(report, request, data_args.dataset_name or data_args.train_dir, provenance)
+    stage.end("report, pictures, record and card")
     return trainer, report
 
 

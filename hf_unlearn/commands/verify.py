@@ -15,7 +15,7 @@ from ..publication.plots import save_relearning_curves
 from ..terminal import say
 from ..unlearning.compatibility import id2label_of
 from ..unlearning.config import UnlearningConfig
-from .arguments import CheckpointArguments, DataArguments, ForgetArguments
+from .arguments import CheckpointArguments, DataArguments, ForgetArguments, bound_samples
 from .loading import load_checkpoints, load_splits
 from .parsing import make_checkpoint_parser
 from .processes import check_processes
@@ -78,6 +78,7 @@ def verify(
     check_processes(config.world_size)
 
     models, image_processor = load_checkpoints([*names, *(verify_args.retrained or [])], verify_args, config.device)
+    bound_samples(data_args, image_processor)
     splits, columns, _ = load_splits(data_args, forget_args, request, id2label_of(models[0]), verify_args)
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in splits.items())
     say(f"Forget set: {description_of(request)}. Splits: {sizes}.")

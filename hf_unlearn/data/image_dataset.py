@@ -24,13 +24,15 @@ from .labels import read_column
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, BatchFeature
 
+    from .streaming import StreamedRows
 
-def find_image_column(dataset: Dataset, image_column: str | None = None) -> str:
+
+def find_image_column(dataset: "Dataset | StreamedRows", image_column: str | None = None) -> str:
     """
     Finds the column that holds the images.
 
     Args:
-        dataset (`datasets.Dataset`):
+        dataset (`datasets.Dataset` or [`~data.streaming.StreamedRows`]):
             The images.
         image_column (`str`, *optional*):
             The name of the column, if it is known. Otherwise it is the only column with the `Image` feature.

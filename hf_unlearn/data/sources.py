@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import cast
 
 import datasets
-from datasets import DatasetDict
+from datasets import DatasetDict, IterableDatasetDict
 from datasets.data_files import DataFilesDict
 from datasets.exceptions import DatasetsError
 
@@ -19,7 +19,8 @@ def load_dataset(
     token: str | None = None,
     cache_dir: str | None = None,
     argument: str = "dataset_name",
-) -> DatasetDict:
+    streaming: bool = False,
+) -> DatasetDict | IterableDatasetDict:
     """
     Loads a dataset from the hub, a folder or a file.
 
@@ -37,16 +38,21 @@ def load_dataset(
             Folder of the download cache.
         argument (`str`, *optional*, defaults to `"dataset_name"`):
             The argument that names the dataset, for error messages.
+        streaming (`bool`, *optional*, defaults to `False`):
+            Whether to load nothing yet. What lies on the disk as images or as written by `save_to_disk` is not copied in any
+            case, and is returned as without streaming.
 
     Returns:
-        `DatasetDict`: all splits. A dataset without splits becomes the split `train`.
+        `DatasetDict` or `IterableDatasetDict`: all splits. A dataset without splits becomes the split `train`.
 
     Raises:
         [`InputError`]: if the dataset cannot be loaded, or if files of a folder would be left out.
     """
     path = Path(dataset_name)
     if path.suffix in (".parquet", ".arrow") and path.is_file():
-        return datasets.load_dataset(path.suffix[1:], data_files={"train": str(path)}, cache_dir=cache_dir)
+        return datasets.load_dataset(
+            path.suffix[1:], data_files={"train": str(path)}, cache_dir=cache_dir, streaming=streaming
+        )
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         dataset = datasets.load_from_disk(str(path))
         return dataset if isinstance(dataset, DatasetDict) else DatasetDict({"train": dataset})
@@ -59,8 +65,10 @@ def load_dataset(
         if path.is_dir():
             # The builder of a folder has found its files by now.
             check_nothing_left_out(path, cast(DataFilesDict, builder.config.data_files))
-        builder.download_and_prepare()
         # Of no split alone: of all of them.
+        if streaming:
+            return cast(IterableDatasetDict, builder.as_streaming_dataset())
+        builder.download_and_prepare()
         return cast(DatasetDict, builder.as_dataset())
     except (FileNotFoundError, ValueError, DatasetsError) as error:
         if isinstance(error, InputError):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import datasets
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset
 
 from ..errors import InputError, listing
 from ..request.forget_request import ForgetRequest
@@ -16,6 +16,8 @@ from ..request.image_hash import pixel_sha256
 from ..terminal import say
 from .image_dataset import common_folder, find_image_column, hash_images, image_file_names, image_paths
 from .labels import find_label_column, read_column
+from .sampling import MOST_SAMPLES
+from .streaming import StreamedRows
 
 
 @dataclass(frozen=True)
@@ -27,14 +29,14 @@ class ForgetSource:
     Args:
         request ([`ForgetRequest`]):
             The request.
-        dataset (`datasets.Dataset`):
+        dataset (`datasets.Dataset` or [`~data.streaming.StreamedRows`]):
             The whole training split.
         label_column (`str` or `None`):
             The column in which the classes of the request were found.
     """
 
     request: ForgetRequest
-    dataset: Dataset
+    dataset: Dataset | StreamedRows
     label_column: str | None
 
 
@@ -52,30 +54,37 @@ def source_of(forget: object) -> ForgetSource | None:
 
 
 def split_dataset(
-    dataset: Dataset,
+    dataset: Dataset | IterableDataset | StreamedRows,
     request: ForgetRequest,
     label_column: str | None = None,
     image_column: str | None = None,
     *,
-    test_dataset: Dataset | None = None,
+    test_dataset: Dataset | IterableDataset | StreamedRows | None = None,
+    max_eval_samples: int = MOST_SAMPLES,
 ) -> DatasetDict:
     """
     Splits a dataset by a request into the images to forget and the images to retain. No image is decoded and the order
     of rows is kept. The split `forget` remembers the request: a trainer that gets it knows what kind of forget set it
     is, and writes the request into the deletion record and the model card.
 
+    A streamed dataset (`load_dataset(..., streaming=True)`) is split without loading it: of all rows only the columns of
+    the labels and of the request are read, and the images of the splits. `forget` has all its images, every other
+    split at most `max_eval_samples`, drawn at random. The splits have the image and the columns that were read.
+
     Args:
-        dataset (`datasets.Dataset`):
+        dataset (`datasets.Dataset` or `datasets.IterableDataset`):
             The training images. For a request by class or column it can be any split.
         request ([`ForgetRequest`]):
-            What to forget.
+            What to forget. Requests by file name, path or pixels do not stream.
         label_column (`str`, *optional*):
             The column of the labels; found from the features and the classes of the request if not given.
         image_column (`str`, *optional*):
             The column of the images; found from the features if not given. Only requests by file name, path or pixels
-            need it.
-        test_dataset (`datasets.Dataset`, *optional*):
+            and streamed datasets need it.
+        test_dataset (`datasets.Dataset` or `datasets.IterableDataset`, *optional*):
             Unseen images with the same columns. They are split in the same way and serve for measuring only.
+        max_eval_samples (`int`, *optional*, defaults to 10,000):
+            Of a streamed dataset, how many images each split but `forget` has at most; 0 for all.
 
     Returns:
         `DatasetDict`: the splits `forget` and `retain`. With a `test_dataset` also `forget_test`, the unseen images
@@ -85,36 +94,53 @@ def split_dataset(
     Raises:
         [`InputError`]: if the request names something that the dataset does not have, or names all its images.
     """
-    check_dataset("dataset", dataset)
+    train = StreamedRows("dataset", dataset) if isinstance(dataset, IterableDataset) else dataset
+    test = StreamedRows("test_dataset", test_dataset) if isinstance(test_dataset, IterableDataset) else test_dataset
+    check_dataset("dataset", train)
+    check_dataset("test_dataset", test)
+    rows = train.columns_for(request, label_column) if isinstance(train, StreamedRows) else train
     if request.kind == "classes":
-        label_column = find_label_column(dataset, label_column, classes=request.classes)
-    forget = matching_rows(dataset, request, label_column, image_column)
-    if len(forget) == len(dataset):
+        label_column = find_label_column(rows, label_column, classes=request.classes)
+    forget = matching_rows(rows, request, label_column, image_column)
+    if len(forget) == len(rows):
         raise InputError(
-            _argument_of(request), f"the request covers all {len(dataset)} images: nothing would be retained."
+            _argument_of(request), f"the request covers all {len(rows)} images: nothing would be retained."
         )
-    splits = DatasetDict({"forget": dataset.select(forget), "retain": drop_rows(dataset, forget)})
-    remember_source(splits["forget"], ForgetSource(request, dataset, label_column))
-    if test_dataset is not None:
-        check_dataset("test_dataset", test_dataset)
-        for name, part in split_unseen(test_dataset, request, label_column, image_column).items():
+    splits = DatasetDict()
+    if isinstance(train, StreamedRows):
+        splits["forget"] = train.read("forget", forget, image_column)
+        splits["retain"] = train.draw("retain", other_rows(len(rows), forget), image_column, max_eval_samples)
+    else:
+        splits["forget"], splits["retain"] = train.select(forget), drop_rows(train, forget)
+    remember_source(splits["forget"], ForgetSource(request, train, label_column))
+    if test is not None:
+        for name, part in split_unseen(test, request, label_column, image_column, max_eval_samples).items():
             splits[name] = part
     return splits
 
 
 def split_unseen(
-    test_dataset: Dataset, request: ForgetRequest, label_column: str | None, image_column: str | None
+    test: Dataset | StreamedRows,
+    request: ForgetRequest,
+    label_column: str | None,
+    image_column: str | None,
+    max_eval_samples: int,
 ) -> dict[str, Dataset]:
     """
     Splits unseen images into `forget_test`, those with the classes or values of the request, and `retain_test`, all
     others. A split without images is left out. For the arguments see [`split_dataset`].
     """
-    if request.kind == "column" and request.column not in test_dataset.column_names:
+    if request.kind == "column" and request.column not in test.column_names:
         say(f"The unseen images have no column {request.column!r} and are left out.")
         return {}
-    rows = rows_of_unseen(test_dataset, [request], label_column, image_column)
-    parts = {"forget_test": test_dataset.select(sorted(rows)), "retain_test": drop_rows(test_dataset, rows)}
-    return {name: part for name, part in parts.items() if len(part)}
+    if isinstance(test, StreamedRows):
+        rows = test.columns_for(request if request.kind in ("classes", "column") else None, label_column)
+        named = rows_of_unseen(rows, [request], label_column, image_column)
+        parts = {"forget_test": sorted(named), "retain_test": other_rows(len(rows), named)}
+        return {name: test.draw(name, part, image_column, max_eval_samples) for name, part in parts.items() if part}
+    named = rows_of_unseen(test, [request], label_column, image_column)
+    splits = {"forget_test": test.select(sorted(named)), "retain_test": drop_rows(test, named)}
+    return {name: split for name, split in splits.items() if len(split)}
 
 
 def rows_of_unseen(
@@ -297,8 +323,13 @@ def _rows_with_hashes(dataset: Dataset, hashes: list[str], image_column: str, ev
 
 def drop_rows(dataset: Dataset, rows: Iterable[int]) -> Dataset:
     """Returns the dataset without these rows."""
+    return dataset.select(other_rows(len(dataset), rows))
+
+
+def other_rows(number: int, rows: Iterable[int]) -> list[int]:
+    """The rows of a dataset of `number` rows without these."""
     gone = set(rows)
-    return dataset.select([row for row in range(len(dataset)) if row not in gone])
+    return [row for row in range(number) if row not in gone]
 
 
 def check_dataset(argument: str, dataset: object) -> None:
@@ -317,4 +348,6 @@ def check_dataset(argument: str, dataset: object) -> None:
     if isinstance(dataset, dict):
         raise InputError(argument, f"has several splits; name one of them: {listing(dataset)}.")
     if isinstance(dataset, datasets.IterableDataset | torch.utils.data.IterableDataset):
-        raise InputError(argument, "is an iterable dataset, whose rows have no numbers; load it without streaming.")
+        raise InputError(
+            argument, "is an iterable dataset, whose rows have no numbers; `split_dataset` takes them from one."
+        )

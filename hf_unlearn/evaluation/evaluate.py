@@ -14,7 +14,7 @@ from transformers import BaseImageProcessor
 
 from ..data.image_dataset import ImageDataset, find_image_column
 from ..data.labels import find_label_column, match_labels, read_column
-from ..data.sampling import MAX_EVAL_SAMPLES, at_most
+from ..data.sampling import at_most, samples_for, whole_size
 from ..data.splits import check_dataset
 from ..errors import InputError
 from ..metrics.activation_distance.activation_distance import activation_distance
@@ -28,10 +28,11 @@ from ..metrics.tug_of_war.tug_of_war import tug_of_war
 from ..metrics.unlearning_accuracy.unlearning_accuracy import accuracy, class_accuracy
 from ..metrics.zero_retrain_forgetting.zero_retrain_forgetting import zero_retrain_forgetting
 from ..publication.report import METRICS, NEEDS, ROC_FPR, UnlearningReport
-from ..unlearning.compatibility import ImageClassifier, check_model, id2label_of
+from ..unlearning.compatibility import ImageClassifier, check_image_processor, check_model, id2label_of
 from ..unlearning.random_model import random_model
 from .logits import cached_logits
 from .logits_cache import model_key
+from .short_passes import ShortPasses
 
 
 SPLITS = ("forget", "retain", "forget_test", "retain_test")
@@ -58,22 +59,20 @@ def evaluate_unlearning(
     image_column: str | None = None,
     label_column: str | None = None,
     batch_size: int = 64,
-    max_eval_samples: int = MAX_EVAL_SAMPLES,
+    max_eval_samples: int | None = None,
     logits_cache_dir: str | Path | None = None,
 ) -> UnlearningReport:
     """
     Compares the unlearned model with the original model and, if given, with models retrained without the forget set.
-
-    Each image is read once and each model runs once over it. On several processes, each process takes a share of the
-    images, and the results are those of a single process. [`~publication.report.METRICS`] says what each metric needs.
+    Each image is read once and each model runs once over it, from where it differs from the original. On several processes,
+    each takes a share of the images, with the same results. [`~publication.report.METRICS`] says what each metric needs.
     A metric that cannot be computed is listed in the report with the reason.
 
     Args:
         model (`PreTrainedModel`):
             The unlearned model.
         splits (`DatasetDict`):
-            Any of `forget` and `retain` (training images), `forget_test` and `retain_test` (unseen images), as
-            [`split_dataset`] returns them.
+            Any of `forget`, `retain`, `forget_test` and `retain_test`, as [`split_dataset`] returns them.
         image_processor (`BaseImageProcessor`):
             The image processor of all models.
         original_model (`PreTrainedModel`, *optional*):
@@ -81,17 +80,16 @@ def evaluate_unlearning(
         retrained_model (`PreTrainedModel`, *optional*):
             A model that was retrained without the forget set. It is the yardstick: gaps and distances are measured to it.
         further_retrained_models (`tuple[PreTrainedModel, ...]`, *optional*, defaults to `()`):
-            Models that were retrained without the forget set with other seeds. Together with `retrained_model` they
-            give the band of each metric: the values of models that never saw the forget set.
+            Likewise, with other seeds. Together with `retrained_model` they give the band of each metric.
         image_column (`str`, *optional*):
             The column of the images; found from the features if not given.
         label_column (`str`, *optional*):
             The column of the labels; found from the features if not given. Without labels no accuracy is measured.
         batch_size (`int`, *optional*, defaults to 64):
             Images per forward pass and process.
-        max_eval_samples (`int`, *optional*, defaults to 10,000):
-            Largest number of images per split; 0 for all. Larger splits, except the forget set, are measured on this
-            many random images, and the report says so.
+        max_eval_samples (`int`, *optional*):
+            Largest number of images per split; 0 for all, by default by [`~data.sampling.samples_for`]. Larger splits, except
+            the forget set, are measured on this many random images, and the report says so.
         logits_cache_dir (`str` or `Path`, *optional*):
             A folder that keeps the logits of the models, so that a second evaluation does not run them again. See
             [`~evaluation.logits_cache`].
@@ -119,27 +117,30 @@ def evaluate_unlearning(
         if id2label_of(other) != id2label:
             raise InputError(f"{name}_model", "has other labels than the unlearned model, or in another order.")
     models["random"] = random_model(model)
+    if max_eval_samples is None:
+        max_eval_samples = samples_for(check_image_processor("image_processor", image_processor))
 
     keys = {}
     if logits_cache_dir is not None and PartialState().is_main_process:
         keys = {name: model_key(candidate, image_processor, batch_size) for name, candidate in models.items()}
     probabilities, labels, sampled = {name: {} for name in models}, {}, {}
-    for split, dataset in ((str(name), dataset) for name, dataset in splits.items()):
-        if split != "forget":
-            whole, dataset = dataset, at_most(dataset, max_eval_samples)
-            if len(dataset) < len(whole):
-                sampled[split] = len(whole)
-        labels[split] = label_ids_of(dataset, split, label_column, id2label)
-        images = ImageDataset(dataset, image_processor, find_image_column(dataset, image_column))
-        # The model with random weights runs on the forget splits only: only one metric (ZRF) needs it.
-        asked = models if split.startswith("forget") else {name: models[name] for name in models if name != "random"}
-        for name, logits in cached_logits(asked, keys, images, split, batch_size, logits_cache_dir).items():
-            broken = ~np.isfinite(logits).all(axis=1)
-            if broken.any():
-                raise InputError(
-                    "model", f"{broken.sum()} of {len(logits)} outputs of the {name} model on the split {split!r} are NaN or infinite."
-                )  # fmt: skip
-            probabilities[name][split] = torch.from_numpy(logits).double().softmax(dim=-1).numpy()
+    with ShortPasses(models) as passes:
+        for split, dataset in ((str(name), dataset) for name, dataset in splits.items()):
+            if split != "forget":
+                whole, dataset = whole_size(dataset), at_most(dataset, max_eval_samples)
+                if len(dataset) < whole:
+                    sampled[split] = whole
+            labels[split] = label_ids_of(dataset, split, label_column, id2label)
+            images = ImageDataset(dataset, image_processor, find_image_column(dataset, image_column))
+            # The model with random weights runs on the forget splits only: only one metric (ZRF) needs it.
+            asked = [name for name in models if name != "random" or split.startswith("forget")]
+            outputs = cached_logits(passes, asked, keys, images, split, batch_size, logits_cache_dir)
+            for name, logits in outputs.items():
+                broken = ~np.isfinite(logits).all(axis=1)
+                if broken.any():
+                    which = f"{broken.sum()} of {len(logits)} outputs of the {name} model on the split {split!r}"
+                    raise InputError("model", f"{which} are NaN or infinite.")
+                probabilities[name][split] = torch.from_numpy(logits).double().softmax(dim=-1).numpy()
     random = probabilities.pop("random")
     return replace(make_report(probabilities, labels, unique_names(id2label), random), sampled=sampled)
 

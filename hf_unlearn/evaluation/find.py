@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
-from tqdm.auto import tqdm
 
 from ..data.image_dataset import ImageDataset, hash_images, unreadable_images
 from ..errors import InputError
 from ..request.image_hash import NEAR, perceptual_hash
+from ..terminal import progress
 from ..unlearning.head_edit import find_heads, head_inputs
 from ..unlearning.precision import in_float32
 from .logits import collect_logits
@@ -92,7 +92,7 @@ def find_images(
     example_hashes = hashes_of_examples(examples)
     scores, same, copies = [], [], []
     blocks = feature_blocks(model, image_processor, dataset, image_column, batch_size, features_cache_dir)
-    for features, hashes in tqdm(blocks, total=-(-len(dataset) // BLOCK), desc="find", leave=False, disable=None):
+    for features, hashes in progress("find", -(-len(dataset) // BLOCK), blocks):
         cosines = cosines_of(features, example_features)
         scores.append(cosines.mean(axis=1))
         same.append(cosines.max(axis=1) >= SAME)

@@ -1,24 +1,24 @@
 """Runs models over images and collects their logits. Each image is read once, on any number of processes."""
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather, send_to_device
+from accelerate.utils import broadcast_object_list, gather
 from torch import nn
-from tqdm.auto import tqdm
 
 from ..data.image_dataset import ImageDataset
 from ..errors import InputError
-from ..unlearning.compatibility import logits_of
-from ..unlearning.precision import in_float32
+from ..terminal import progress
 from .logits_cache import cache_file, read_values, split_key, write_values
+from .short_passes import ShortPasses
 
 
 def cached_logits(
-    models: Mapping[str, nn.Module],
+    passes: ShortPasses,
+    names: Collection[str],
     keys: dict[str, str | None],
     images: ImageDataset,
     split: str,
@@ -29,8 +29,10 @@ def cached_logits(
     The logits of each model on a split: from the cache if they are there, else from one pass over the images.
 
     Args:
-        models (`dict[str, nn.Module]`):
-            By name.
+        passes ([`~evaluation.short_passes.ShortPasses`]):
+            The models.
+        names (`Collection[str]`):
+            Of those that are asked.
         keys (`dict[str, str | None]`):
             By model, what [`~evaluation.logits_cache.model_key`] returns. Used on the main process only, which alone
             reads and writes the files.
@@ -49,14 +51,14 @@ def cached_logits(
     paths, found = {}, [{}]
     if cache_dir is not None and PartialState().is_main_process:
         split_hash = split_key(images.dataset, images.image_column)
-        paths = {name: cache_file(cache_dir, key, split_hash) for name in models if (key := keys[name]) is not None}
+        paths = {name: cache_file(cache_dir, key, split_hash) for name in names if (key := keys[name]) is not None}
         read = {name: read_values(path, len(images)) for name, path in paths.items()}
         found = [{name: logits for name, logits in read.items() if logits is not None}]
     logits = broadcast_object_list(found)[0]
-    to_run = {name: model for name, model in models.items() if name not in logits}
+    to_run = set(names) - logits.keys()
     if to_run:
-        new, _ = collect_logits_of_all(to_run, images, batch_size, description=split)
-        for name in to_run.keys() & paths.keys():
+        new, _ = collect_logits_of_all(passes, images, batch_size, description=split, names=to_run)
+        for name in to_run & paths.keys():
             write_values(paths[name], new[name])
         logits = logits | new
     return logits
@@ -77,16 +79,18 @@ def collect_logits(
         `tuple[np.ndarray, np.ndarray | None]`: logits, float32 of shape `(n, K)`, and label ids, int64 of shape
         `(n,)`, or `None` without labels.
     """
-    logits, labels = collect_logits_of_all({"model": model}, dataset, batch_size, description)
+    with ShortPasses({"model": model}) as passes:
+        logits, labels = collect_logits_of_all(passes, dataset, batch_size, description)
     return logits["model"], labels
 
 
 @torch.no_grad()
 def collect_logits_of_all(
-    models: Mapping[str, nn.Module],
+    passes: ShortPasses,
     dataset: ImageDataset,
     batch_size: int = 64,
     description: str | None = None,
+    names: Collection[str] | None = None,
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
     """
     The logits of several models on every image, in the order of the dataset. Each image is read once.
@@ -96,14 +100,16 @@ def collect_logits_of_all(
     number of processes: all processes must run the same number of forward passes.
 
     Args:
-        models (`dict[str, nn.Module]`):
-            By name. The models are in eval mode during the pass.
+        passes ([`~evaluation.short_passes.ShortPasses`]):
+            The models.
         dataset (`torch.utils.data.Dataset`):
             Items with `pixel_values` and, if known, `labels`.
         batch_size (`int`, *optional*, defaults to 64):
             Images per forward pass.
         description (`str`, *optional*):
             Name of the split, for the progress bar and for error messages.
+        names (`Collection[str]`, *optional*):
+            Of the models to run, all by default.
 
     Returns:
         `tuple[dict[str, np.ndarray], np.ndarray | None]`: by model, the logits, float32 of shape `(n, K)`; and the
@@ -127,9 +133,6 @@ def collect_logits_of_all(
         generator=torch.Generator(),
     )
 
-    were_training = {name: model.training for name, model in models.items()}
-    for model in models.values():
-        model.eval()
     logits, labels = {}, {}
 
     def put(found: dict[str, torch.Tensor], name: str, number: int, part: torch.Tensor) -> None:
@@ -141,18 +144,11 @@ def collect_logits_of_all(
         # end.
         found[name][number, : len(part)] = part
 
-    # `None` shows no bar if the output is not a terminal.
-    bar = tqdm(loader, desc=description, leave=False, disable=None if state.is_local_main_process else True)
-    with in_float32(*models.values()):
-        for number, batch in enumerate(bar):
-            for name, model in models.items():
-                batch = send_to_device(batch, next(model.parameters()).device)
-                output = model(pixel_values=batch["pixel_values"])
-                put(logits, name, number, logits_of(output, "model", type(model).__name__).float())
-            if "labels" in batch:
-                put(labels, "labels", number, batch["labels"])
-    for name, model in models.items():
-        model.train(were_training[name])
+    for number, batch in enumerate(progress(description or "images", items=loader)):
+        for name, part in passes.logits(batch["pixel_values"], names).items():
+            put(logits, name, number, part)
+        if "labels" in batch:
+            put(labels, "labels", number, batch["labels"])
 
     def in_order(parts: torch.Tensor) -> np.ndarray:
         # From shape (processes, batches per process, batch size, …) to the order in which the batches were given out.

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL
@@ -55,12 +55,12 @@ def model_key(model: nn.Module, image_processor: "BaseImageProcessor", batch_siz
     """
     if not isinstance(model, transformers.PreTrainedModel) or model._hf_peft_config_loaded:
         return None
-    config = {name: value for name, value in model.config.to_dict().items() if name not in NOT_THE_FUNCTION}
     facts = {
         "weights": weights_sha256(model.state_dict()),
         "class": f"{type(model).__module__}.{type(model).__qualname__}",
-        "config": config,
-        "attention": model.config._attn_implementation,
+        **function_of(model),
+        # How it runs, see `short_passes`.
+        "folded": model.device.type == "cpu",
         "image_processor": image_processor.to_dict(),
         "image_processor_class": type(image_processor).__qualname__,
         "batch_size": batch_size,
@@ -68,6 +68,14 @@ def model_key(model: nn.Module, image_processor: "BaseImageProcessor", batch_siz
         "versions": [torch.__version__, transformers.__version__, PIL.__version__],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def function_of(model: nn.Module) -> dict[str, Any]:
+    """What a model's configuration says of the function that it is; empty for a model that has none."""
+    if not isinstance(model, transformers.PreTrainedModel):
+        return {}
+    config = {name: value for name, value in model.config.to_dict().items() if name not in NOT_THE_FUNCTION}
+    return {"config": config, "attention": model.config._attn_implementation}
 
 
 def split_key(dataset: Dataset, image_column: str) -> str:

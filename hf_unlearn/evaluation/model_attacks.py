@@ -11,8 +11,8 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import nn
-from tqdm.auto import tqdm
 
+from ..terminal import progress
 from .logit_attacks import Outputs, choose_constant, false_positives, found_with, logit_auroc
 from .probes import (
     HEAD_INPUT,
@@ -96,8 +96,7 @@ def run_attacks(models: Mapping[str, nn.Module], attacker: Attacker) -> dict[str
     # The attacks take different times: each is shared out over the models before the next.
     tasks = [(attack, name) for attack in attacks for name in models][state.process_index :: state.num_processes]
     results = []
-    # `None` shows no bar if the output is not a terminal.
-    with tqdm(total=len(tasks), leave=False, disable=None if state.is_local_main_process else True) as bar:
+    with progress("attacks", total=len(tasks)) as bar:
         for attack, name in tasks:
             bar.set_description(f"{name}: {attack}")
             results.append((name, attacks[attack](models[name], attacker)))

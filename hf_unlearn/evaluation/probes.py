@@ -19,13 +19,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from transformers import BaseImageProcessor, PrinterCallback
+from transformers import BaseImageProcessor
 
 from ..data.forget_kind import ForgetKind
 from ..data.rows import Rows
 from ..errors import InputError
 from ..methods.jit import JiTTrainer
 from ..methods.jit_config import JiTConfig
+from ..terminal import printing
 from ..unlearning.compatibility import ImageClassifier
 from ..unlearning.head_edit import find_heads, head_inputs
 
@@ -145,8 +146,8 @@ def head_only(
             model=model, args=config, processing_class=image_processor, forget_dataset=forget_dataset,
             eval_dataset={"retain": retained} if retained is not None else None, image_column=image_column, label_column=label_column,
         )  # fmt: skip
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        with printing(quiet=True):
+            trainer.train()
     for parameter, original in zip(model.parameters(), original_model.parameters(), strict=True):
         parameter.requires_grad_(original.requires_grad)
     return model.to(next(original_model.parameters()).device).eval()

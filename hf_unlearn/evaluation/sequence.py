@@ -76,7 +76,7 @@ class Tracker:
         train: Dataset,
         test: Dataset | None,
         columns: dict[str, str],
-        max_samples: int = 0,
+        max_samples: int | None = None,
     ):
         self.requests = requests
         self.columns = columns

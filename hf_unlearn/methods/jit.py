@@ -4,11 +4,11 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
@@ -18,8 +18,10 @@ from ..data.rows import Rows
 from ..data.training_set import TrainingSet
 from ..errors import InputError
 from ..publication.search import LOST_BY_CHANGE, Search
+from ..terminal import Stage
 from ..unlearning.advisers import forget_by_advisers
 from ..unlearning.attention import attention_by_products
+from ..unlearning.compatibility import check_class_is_known
 from ..unlearning.early_features import EarlyFeatures, find_cut
 from ..unlearning.guard import CHANGE_LIMIT, DISTANCE_LIMIT, JIT_CHANGE_LIMIT, RETAIN_CHANGE_LIMIT
 from ..unlearning.head_edit import find_heads
@@ -27,11 +29,12 @@ from ..unlearning.layout import in_passes
 from ..unlearning.losses import KeyedNoise, jit_loss
 from ..unlearning.mode import freeze_batch_norm
 from ..unlearning.precision import weights_cast_once
+from ..unlearning.shares import gathered
 from ..unlearning.single_images import forget_by_head
 from ..unlearning.spare_stage import spare_stage
-from ..unlearning.step_size import GradientSum, blur, freeze_all_but, last_stage_and_head, search_length, shift, turn
+from ..unlearning.step_size import blur, freeze_all_but, last_stage_and_head, search_length, shift, turn
 from ..unlearning.surroundings import forget_by_surroundings
-from ..unlearning.trainer import UnlearningTrainer
+from ..unlearning.whole_gradient import WholeGradientTrainer
 from .jit_config import JiTConfig
 
 
@@ -48,14 +51,13 @@ logger = logging.get_logger(__name__)
 SPARED_FROM = LOST_BY_CHANGE[0][0]
 
 
-class JiTTrainer(UnlearningTrainer):
+class JiTTrainer(WholeGradientTrainer):
     """
     Unlearns by minimising [`jit_loss`] on the forget images alone: no labels, no retained data.
 
     Args:
         retain_dataset (`datasets.Dataset` or `torch.utils.data.Dataset`, *optional*):
-            Training images to retain, with labels; of more than a thousand so many are used. For a part of a class alone, see
-            [`forget_by_advisers`]: what to say of unseen images of it cannot be known without any.
+            Retained training images with labels, for a part of a class alone: see [`forget_by_advisers`].
 
         For the others see [`UnlearningTrainer`].
 
@@ -88,12 +90,16 @@ class JiTTrainer(UnlearningTrainer):
             if self.processing_class is None:
                 raise InputError("noise_clamp", "'range' needs the image processor. Valid without: batch, none.")
             self.pixel_range = pixel_range(self.processing_class)
-        if self.args.step_rule == "auto" and self.is_deepspeed_enabled:
-            raise InputError("step_rule", "'auto' does not run under DeepSpeed. Use FSDP, or --step_rule fixed.")
+        if self.args.step_rule != "auto" and self.is_deepspeed_enabled:  # measured in docs/performance.md
+            raise InputError(
+                "step_rule", "'fixed' gives other weights under DeepSpeed. Use FSDP2, or --step_rule auto."
+            )
         self.heads: list[nn.Linear] = []
         self.early_features: EarlyFeatures | None = None
         # Perturbed images of a pass that memory was not refused for.
         self.most_at_once = sys.maxsize
+        # Of each weight that moves, where DeepSpeed keeps its own to itself.
+        self.gradients: dict[torch.Tensor, torch.Tensor] = {}
 
     def train(
         self,
@@ -101,13 +107,13 @@ class JiTTrainer(UnlearningTrainer):
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
+        if resume_from_checkpoint and self.adds_up_itself:
+            raise InputError("resume_from_checkpoint", "is no use to --step_rule auto under DeepSpeed. Start anew.")
+        self.gradients = {}
         if self.chooses_weights:
-            self.args.moving_weights = "last_stage"
-            if self.args.forget_kind == "images" and self.is_fsdp_enabled:
-                logger.warning(
-                    "The model is sharded: single images are forgotten by a step of the last stage, which costs more "
-                    "accuracy on the others. See docs/auto_step.md."
-                )
+            # ZeRO-3 refuses weights that are written right after a backward pass, as updates of single images do.
+            by_head = self.args.forget_kind == "images" and self.is_deepspeed_enabled
+            self.args.moving_weights = "head" if by_head else "last_stage"
         frozen = self.freeze_early_weights() if self.args.moving_weights != "all" else []
         self.early_features = self.find_early_features()
         try:
@@ -117,22 +123,26 @@ class JiTTrainer(UnlearningTrainer):
             for parameter in frozen:
                 parameter.requires_grad_(True)
 
+    @property
+    def asks_surroundings(self) -> bool:
+        """Whether single images are forgotten by what the model says around them, not along a gradient nor by the head."""
+        if self.args.step_rule != "auto" or self.args.forget_kind != "images" or self.is_deepspeed_enabled:
+            return False
+        return self.args.moving_weights != "head"
+
     def make_training_set(self, forget: Rows, retain: Rows | None) -> TrainingSet:
         self.retained = retain
         return super().make_training_set(forget, retain)
 
     @property
     def learns_answers(self) -> bool:
-        """Whether the model learns other answers to the forget images and takes no step: single ones, or a part of a class."""
-        if self.args.step_rule != "auto" or self.is_sharded:
-            return False
-        of_single_images = self.args.forget_kind == "images" and self.args.moving_weights != "head"
-        return self.args.learns_from_retained or of_single_images
+        return self.asks_surroundings or self.asks_advisers
 
     @property
     def asks_advisers(self) -> bool:
-        """Whether networks that learn from retained images tell the answers."""
-        return self.learns_answers and self.args.learns_from_retained and self.retained is not None
+        """Whether networks that learn from the retained images that were given tell what to say of a part of a class."""
+        is_apart = self.is_sharded or self.is_deepspeed_enabled
+        return self.args.learns_from_retained and self.retained is not None and not is_apart
 
     def freeze_early_weights(self) -> list[torch.nn.Parameter]:
         """Freezes all but the weights that are to move; returns what was not frozen before."""
@@ -153,7 +163,7 @@ class JiTTrainer(UnlearningTrainer):
     def find_early_features(self) -> EarlyFeatures | None:
         """The features at which the network can be cut; `None` where it cannot, or where hooks are not obeyed."""
         recomputes = self.args.recomputes_activations
-        if recomputes or self.is_fsdp_enabled or self.args.torch_compile or self.args.moving_weights == "all":
+        if recomputes or self.is_sharded or self.args.torch_compile or self.args.moving_weights == "all":
             return None
         cut = find_cut(self.model.eval(), self.first_image())
         return EarlyFeatures(cut, len(self.train_dataset)) if cut is not None else None
@@ -188,7 +198,7 @@ class JiTTrainer(UnlearningTrainer):
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         if self.learns_answers:
             # `finish` does it all, once: no image passes here, and the weights get a gradient of zero.
-            nothing = sum(0 * weight.sum() for weight in self.model.parameters() if weight.requires_grad)
+            nothing = sum(0 * gathered(weight.sum()) for weight in self.model.parameters() if weight.requires_grad)
             return nothing + torch.zeros_like(inputs["sample_weight"]), {}
         pixel_values, sample_index = inputs["pixel_values"], inputs["sample_index"]
         chunk_size, at_once = self.perturbations_at_once(len(pixel_values))
@@ -265,82 +275,64 @@ class JiTTrainer(UnlearningTrainer):
 
     # ---- The automatic step ----
 
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        if self.args.step_rule == "auto":
-            model = self.model if model is None else model
-            self.optimizer = GradientSum(parameter for parameter in model.parameters() if parameter.requires_grad)
-            return self.optimizer
-        return super().create_optimizer(model)
-
-    def get_batch_samples(
-        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
-    ) -> tuple[list, torch.Tensor]:
-        batches, num_images = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if self.args.step_rule == "auto":
-            # One update from the whole forget set: each batch adds its share of the mean.
-            num_images = torch.full_like(num_images, len(self.train_dataset))
-        return batches, num_images
-
     def finish(self) -> None:
-        """Goes as far along the gradient as [`search_length`] finds, and logs what it found."""
+        """Takes the automatic step, and logs what was found."""
         if self.args.step_rule != "auto":
             return
-        if self.learns_answers:
-            self.forget_as_unseen()
-            return
+        stage = Stage("search")
+        self.step = self.forget_as_unseen() if self.learns_answers else self.search_step()
+        self.log_step(self.step)
+        stage.end(self.step.in_short(), **asdict(self.step))
+
+    def search_step(self) -> Search:
+        """Classes and sub-classes, and single images whose head is moved: see [`search_length`] and [`forget_by_head`]."""
         # The clean images and the perturbed ones, and a backward pass, which counts twice, unless it ends at the head.
         self.passes += 1 + self.args.num_perturbations + (0 if self.heads else 2)
-        # The one that `create_optimizer` made, inside Accelerate's.
-        summed = cast(GradientSum, cast(AcceleratedOptimizer, self.optimizer).optimizer)
-        direction, target = summed.direction(), self.find_target()
-        if self.args.forget_kind == "class" and self.start < 0.5:
-            logger.warning(
-                f"The model is right on {100 * self.start:.1f} % of the forget set alone, before unlearning. Check that "
-                "the image processor and the labels are its own."
-            )
-        by_chance = 1 / self.num_labels
-        if self.args.forget_kind == "class" and self.start <= max(target, by_chance) and not self.args.allow_collapse:
-            raise InputError(
-                "forget_dataset",
-                f"before unlearning the model is right on {100 * self.start:.1f} % of the forget set alone; chance is "
-                f"{100 * by_chance:.1f} %. Either the image processor or the labels do not fit the model, or it has "
-                "forgotten the class already. Nothing is saved; --allow_collapse goes on all the same.",
-            )
+        direction, target = self.find_direction(), self.find_target()
+        if self.args.forget_kind == "class":
+            check_class_is_known(self.start, target, self.num_labels, self.args.allow_collapse)
         if self.heads and self.args.forget_kind == "images":
             # Features on which the head is fitted do not move: what it changes shows in its outputs alone.
             self.distance_limit = math.inf
-            self.step = forget_by_head(self, self.heads, target)
-        else:
-            self.step = search_length(direction, self.forget_accuracy, target, self.start)
-            if self.chooses_weights and self.step.length > 0 and not self.is_fsdp_enabled:
-                self.change = self.guard.change()
-                if self.change > (SPARED_FROM if self.args.forget_kind == "class" else self.change_limit):
-                    self.step, self.change = spare_stage(self, direction, self.step, self.change)
-                    if self.step.stage_change is not None:
-                        self.args.moving_weights = "head"
-        self.log_step(self.step)
+            return forget_by_head(self, self.heads, target)
+        step = search_length(direction, self.forget_accuracy, target, self.start, self.log_trial)
+        if self.chooses_weights and step.length > 0:
+            self.change = self.guard.change()
+            if self.change > (SPARED_FROM if self.args.forget_kind == "class" else self.change_limit):
+                step, self.change, by_head = spare_stage(self, direction, step, self.change, self.log_trial)
+                self.args.moving_weights = "head" if by_head else self.args.moving_weights
+        return step
+
+    def log_trial(self, length: float, accuracy: float) -> None:
+        """A length that the search tries, and the accuracy on the forget set there."""
+        self.log({"search_length": length, "search_accuracy": accuracy})
 
     def log_step(self, step: Search) -> None:
-        self.log(
-            {
-                "forget_target": step.target,
-                "step_length": step.length,
-                "forget_accuracy": step.accuracy,
-                "distance_moved": self.distance_moved(),
-            }
-        )
+        """The step that was taken. The slope of the margins of single images is logged where it was told."""
+        logs = {
+            "forget_target": step.target,
+            "step_length": step.length,
+            "forget_accuracy": step.accuracy,
+            "distance_moved": self.distance_moved(),
+        }
+        self.log(logs if step.slope is None else logs | {"slope": step.slope, "images_moved": step.moved})
 
-    def forget_as_unseen(self) -> None:
-        """Single images and parts of a class, see [`forget_by_surroundings`] and [`forget_by_advisers`]."""
+    def describe_updates(self) -> str:
+        if self.args.step_rule != "auto":
+            return super().describe_updates()
+        if self.learns_answers:
+            return "none: the search does it all"
+        return f"the gradient over the forget set, in {self.state.global_step:,} parts"
+
+    def forget_as_unseen(self) -> Search:
+        """Single images, see [`forget_by_surroundings`], and parts of a class, see [`forget_by_advisers`]."""
         # Adam moves all weights a little; what it changes shows in the outputs.
         self.distance_limit = math.inf
-        if self.asks_advisers and self.retained is not None:
-            self.step = forget_by_advisers(self, self.retained)
-            self.data_used = f"the trained model, the images to forget and {self.step.moved:,} retained images"
-        else:
-            self.step = forget_by_surroundings(self, self.args.forget_target)
-            self.step.is_part = self.args.forget_kind == "subclass"
-        self.log_step(self.step)
+        if self.retained is None or not self.asks_advisers:
+            return forget_by_surroundings(self, self.args.forget_target)
+        step = forget_by_advisers(self, self.retained)
+        self.data_used = f"the trained model, the images to forget and {step.moved:,} retained images"
+        return step
 
     def find_target(self) -> float:
         """
@@ -348,9 +340,9 @@ class JiTTrainer(UnlearningTrainer):
 
         - A class that is to vanish is right by accident at most: 1 %, or chance if that is less.
         - What a retrained model says of a sub-class depends on how much the rest of its class looks like it, which the
-          forget set does not tell. On sharded weights, where nothing better runs: nine tenths of what it was, a careful step.
-        - Single images that the head is to forget, or a step on sharded weights, should be right as often as images never
-          seen. Without such images, the model's accuracy on slightly changed forget images stands in for that.
+          forget set does not tell: nine tenths of what it was, a careful step that leaves the rest of the class alone.
+        - Single images that the head is to forget should be right as often as images never seen. Without such images, the model's
+          accuracy on slightly changed forget images stands in for that.
         """
         if self.args.forget_target is not None:
             return self.args.forget_target

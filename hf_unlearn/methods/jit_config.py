@@ -78,14 +78,12 @@ class JiTConfig(UnlearningConfig):
             every parameter above and below that was left at its default.
         step_rule (`str`, *optional*, defaults to `"auto"`):
             `"auto"` takes one step along the gradient of the whole forget set, of the smallest length that reaches
-            `forget_target`; single images get what the model says around them, see [`forget_by_surroundings`], and a part of
-            a class what networks say that learned from retained images alone, see [`forget_by_advisers`]. There is nothing
-            to tune, and no retained data is used but for the last. `"fixed"` takes a step of `learning_rate` for each batch
+            `forget_target`; single images get what the model says around them, see [`forget_by_surroundings`]. There is
+            nothing to tune and no retained data is used. `"fixed"` takes a step of `learning_rate` for each batch
             of `per_device_train_batch_size` × processes × accumulation steps.
         forget_target (`float`, *optional*):
             The accuracy on the forget set that `"auto"` aims at, between 0 and 1. Default: by `forget_kind`, see
-            [`JiTTrainer.find_target`]; for single images what changed copies of them say, for a part of a class what is known
-            of it from retained images.
+            [`JiTTrainer.find_target`]; for single images what changed copies of them say.
     """
 
     output_space: Literal["logits", "probabilities"] | None = field(

@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass, field
 
 import torch
-from accelerate.utils import broadcast
 
 from ..data.training_set import TrainingSet
 from ..unlearning.guard import NUM_IMAGES, impressions, staying_classes
+from ..unlearning.original import read_images
 from .ssd import SSDConfig, SSDTrainer
 
 
@@ -73,7 +73,7 @@ class LossFreeSSDTrainer(SSDTrainer):
         """Makes the images that stand in for the training set. The guard uses another seed."""
         forget, num_labels = self.train_dataset, self.num_labels
         rows = torch.linspace(0, len(forget) - 1, min(len(forget), NUM_IMAGES)).round().long()
-        pixel_values = torch.stack([forget[row]["pixel_values"] for row in rows.tolist()]).to(self.args.device)
+        pixel_values = read_images(forget, rows.tolist(), self.args.device)
         vanishing = set(self.answers.tolist()) if self.args.forget_kind == "class" else set()
         made, _ = impressions(
             lambda pixel_values: self.model(pixel_values=pixel_values).logits,
@@ -81,8 +81,9 @@ class LossFreeSSDTrainer(SSDTrainer):
             staying_classes(num_labels, vanishing),
             torch.Generator().manual_seed(self.args.seed + 1),
             per_class=4,
+            in_step=self.is_sharded,
         )
-        generated = [{"pixel_values": image, "labels": -1} for image in broadcast(made).cpu()]
+        generated = [{"pixel_values": image, "labels": -1} for image in made.cpu()]
         self.training_set = TrainingSet({**self.train_dataset.parts, "generated": generated})
 
     def importances_to_all(self, forget: dict, others: dict) -> dict[str, torch.Tensor]:

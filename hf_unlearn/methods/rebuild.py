@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
-from accelerate.utils import broadcast
 from datasets import Dataset
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -22,11 +21,13 @@ from ..data.rows import Rows
 from ..data.splits import check_dataset
 from ..data.training_set import TrainingSet
 from ..errors import CollapsedModelError, InputError
+from ..terminal import Stage
 from ..unlearning.head_edit import find_heads, head_inputs
 from ..unlearning.losses import kl_divergence
 from ..unlearning.noise_images import NoiseSet, check_forget_kind
-from ..unlearning.original import swap_weights
+from ..unlearning.original import read_images, swap_weights
 from ..unlearning.random_model import random_model
+from ..unlearning.shares import in_batches, sharded_as, share
 from ..unlearning.step_size import freeze_all_but, last_stage_and_head
 from ..unlearning.surrogates import (
     IMPRESSION_PLACES,
@@ -58,6 +59,8 @@ SURENESS = 0.8
 MAX_ROUNDS = 4
 # Surrogates are harder than photographs: a point of accuracy lost on these for each four on those.
 LOST_PER_SURROGATE = 0.25
+# Impressions of an update that pass at once, see `mean_feature_of_impressions`.
+FEATURES_AT_ONCE = 8
 # Surrogates on which a round is judged: of so many updates that there are not.
 NUM_HELD_OUT = 8
 
@@ -99,7 +102,7 @@ class RebuildTrainer(UnlearningTrainer):
     What the model knows by heart of its training images is lost in part, though nothing of them was to be forgotten.
 
     Raises:
-        [`InputError`]: for sub-classes and single images, if the weights are sharded, or if some are frozen.
+        [`InputError`]: for sub-classes and single images, under DeepSpeed, or if some weights are frozen.
         [`CollapsedModelError`]: if after four rounds the estimate is above `max_accuracy_lost`.
     """
 
@@ -107,7 +110,7 @@ class RebuildTrainer(UnlearningTrainer):
     _tag_names = ["unlearning", "machine-unlearning", "rebuild-unlearning"]
     data_used = "the trained model, the images to forget and images made of both"
     takes_retain = True
-    runs_sharded, trains_frozen_weights = False, False
+    trains_frozen_weights = False
     # It is stopped by its own estimate; its weights are new in part.
     change_limit = math.inf
     distance_limit = math.inf
@@ -133,7 +136,11 @@ class RebuildTrainer(UnlearningTrainer):
                 proxy_dataset = ImageDataset(proxy_dataset, self.processing_class)
             self.add_proxies(proxy_dataset, "other pictures")
         check_forget_kind(self._name, self.args.forget_kind, ("class",))
+        if self.is_deepspeed_enabled:
+            # Its optimizer holds copies of the weights, from before they are shrunk and perturbed.
+            raise InputError("method", f"{self._name} does not run under DeepSpeed. Use FSDP2 or data parallelism.")
         self.judged_at: int | None = None
+        self.mean_feature: tuple[int, torch.Tensor] | None = None
         self.last_update = self.args.num_updates * MAX_ROUNDS
         self.add_callback(JudgeRound(self))
 
@@ -143,9 +150,13 @@ class RebuildTrainer(UnlearningTrainer):
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        self.judged_at, self.last_update = None, self.args.num_updates * MAX_ROUNDS
+        self.judged_at, self.mean_feature, self.last_update = None, None, self.args.num_updates * MAX_ROUNDS
         late = last_stage_and_head(self.model.eval(), self.first_image())
         frozen = freeze_all_but(self.model, late) if self.args.shrink == 0 else []
+        # Whole on each process, also where the model is sharded from now on; cut only where hooks are obeyed.
+        cuts = not (self.args.recomputes_activations or self.args.torch_compile or self.is_sharded)
+        self.teacher = Teacher(self.model, self.first_image(), cuts)
+        cast(Any, self.teacher.model).to(self.args.device, memory_format=self.memory_format())
         checkpoint = resume_from_checkpoint
         if checkpoint is True:
             checkpoint = get_last_checkpoint(self.args.output_dir)
@@ -176,10 +187,7 @@ class RebuildTrainer(UnlearningTrainer):
         return [self.training_set.positions("surrogates")] * self.last_update
 
     def prepare(self) -> None:
-        """Makes the teacher and the impressions, and shrinks and perturbs the weights."""
-        # Where hooks are obeyed.
-        cuts = not (self.args.recomputes_activations or self.args.torch_compile)
-        self.teacher = Teacher(self.model.eval(), self.first_image(), cuts)
+        """Makes the impressions, and shrinks and perturbs the weights."""
         self.vanishing = self.answers.unique()
         if len(self.vanishing) >= self.num_labels:
             raise InputError("forget_dataset", "has all classes of the model: there is nothing to rebuild.")
@@ -192,17 +200,17 @@ class RebuildTrainer(UnlearningTrainer):
                 forget,
                 self.guard,
                 self.args.seed,
-                show_progress=self.is_world_process_zero() and not self.args.disable_tqdm,
+                show_progress=not self.args.disable_tqdm,
             )
         proxies = torch.cat([self.pixel_values_of(images) for images in self.proxies]) if self.proxies else None
-        self.surrogates = Surrogates(forget, broadcast(impressions), self.args.seed, proxies)
+        self.surrogates = Surrogates(forget, impressions, self.args.seed, proxies)
         if self.state.global_step == 0:
             self.shrink_and_perturb()
 
     def pixel_values_of(self, dataset: Rows) -> torch.Tensor:
         """Images of a dataset, evenly spread over it where it has more than a thousand, on the device."""
         rows = range(0, len(dataset), math.ceil(len(dataset) / MAX_FORGET))
-        return torch.stack([dataset[row]["pixel_values"] for row in rows]).to(self.args.device)
+        return read_images(dataset, rows, self.args.device)
 
     @torch.no_grad()
     def shrink_and_perturb(self) -> None:
@@ -210,9 +218,9 @@ class RebuildTrainer(UnlearningTrainer):
         # All of them, where a model has no stages.
         late = last_stage_and_head(self.model, self.first_image())
         for name, parameter in self.model.named_parameters():
-            share = self.args.late_shrink if name in late else self.args.shrink
-            if share > 0:
-                parameter.lerp_(new[name].to(parameter), share)
+            how_far = self.args.late_shrink if name in late else self.args.shrink
+            if how_far > 0:
+                parameter.lerp_(sharded_as(parameter, new[name].to(parameter.device, parameter.dtype)), how_far)
 
     # ---- The update ----
 
@@ -255,7 +263,8 @@ class RebuildTrainer(UnlearningTrainer):
         target = self.strike_out(said[: len(images)], self.factor)
         with head_inputs(self.heads) as seen:
             logits = self.teacher.logits_of_other(model, everything, early).float()[: len(images)]
-        loss = TEMPERATURE**2 * kl_divergence(target / TEMPERATURE, logits / TEMPERATURE)
+        divergence = kl_divergence(target / TEMPERATURE, logits / TEMPERATURE)
+        loss = TEMPERATURE**2 * divergence
         if self.heads:
             features = F.normalize(seen[0].float(), dim=1)
             own = features[: len(images)][is_forget]
@@ -264,7 +273,9 @@ class RebuildTrainer(UnlearningTrainer):
             # The trainer takes the mean over the update, which has more images than these.
             share = SPREAD * NUM_IMAGES / PARTS["forget"]
             loss = loss.index_add(0, is_forget.nonzero()[:, 0], share * (alike - any_two).clamp(min=0))
-        return loss, {"agreement": (logits.argmax(dim=-1) == target.argmax(dim=-1)).float()}
+        agreement = (logits.argmax(dim=-1) == target.argmax(dim=-1)).float()
+        # How far the student is from its teacher.
+        return loss, {"agreement": agreement, "kl_to_teacher": divergence}
 
     @torch.no_grad()
     def mean_feature_of_impressions(self, places: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
@@ -278,10 +289,17 @@ class RebuildTrainer(UnlearningTrainer):
         """
         if len(places) == NUM_IMAGES:
             return features[: len(places)][torch.isin(places, IMPRESSION_PLACES.to(places))].mean(dim=0)
-        images = self.surrogates.of_update(self.state.global_step, IMPRESSION_PLACES)[0]
-        with head_inputs(self.heads) as seen:
-            self.model(pixel_values=images)
-        return F.normalize(seen[0].float(), dim=1).mean(dim=0)
+        update = self.state.global_step
+        if self.mean_feature is None or self.mean_feature[0] != update:
+
+            def features_of(rows: torch.Tensor) -> torch.Tensor:
+                with head_inputs(self.heads) as seen:
+                    self.model(pixel_values=self.surrogates.of_update(update, IMPRESSION_PLACES[rows])[0])
+                return F.normalize(seen[0].float(), dim=1)
+
+            batches = in_batches(len(IMPRESSION_PLACES), FEATURES_AT_ONCE)
+            self.mean_feature = (update, share(batches, features_of).mean(dim=0))
+        return self.mean_feature[1]
 
     # ---- When to stop ----
 
@@ -297,25 +315,37 @@ class RebuildTrainer(UnlearningTrainer):
         the quarter was measured, see docs/removal.md.
         """
         self.model.eval()
-        total, count = 0.0, 0
-        for number in range(NUM_HELD_OUT):
-            images, _, _ = self.surrogates.of_update(-1 - number, torch.arange(NUM_IMAGES))
+
+        def lost(rows: torch.Tensor) -> torch.Tensor:
+            # Each batch has those of one update.
+            images, _, _ = self.surrogates.of_update(-1 - int(rows[0]) // NUM_IMAGES, rows % NUM_IMAGES)
             said, early = self.teacher.look(images)
             belief = self.strike_out(said, 1.0).softmax(dim=-1)
             answers = self.teacher.logits_of_other(self.model, images, early).argmax(dim=-1, keepdim=True)
-            total += (belief.amax(dim=-1) - belief.gather(1, answers)[:, 0]).sum().item()
-            count += len(images)
-        return 100 * LOST_PER_SURROGATE * total / count
+            return belief.amax(dim=-1) - belief.gather(1, answers)[:, 0]
+
+        return 100 * LOST_PER_SURROGATE * share(in_batches(NUM_HELD_OUT * NUM_IMAGES, NUM_IMAGES), lost).mean().item()
 
     def judge(self) -> float:
-        """The estimate for the weights as they are, which is made once."""
+        """The estimate for the weights as they are, which is made and logged once."""
         if self.judged_at != self.state.global_step:
+            stage, log_is_due = Stage("judging"), self.control.should_log
             self.accuracy_lost, self.judged_at = self.estimate_lost(), self.state.global_step
+            self.log({"accuracy_lost": self.accuracy_lost})
+            # The Trainer takes any log for the one that is due, and would leave out the loss.
+            self.control.should_log = log_is_due
+            seconds = stage.end(
+                f"about {self.accuracy_lost:.1f} points lost after {self.judged_at:,} updates, {self.args.max_accuracy_lost:g} allowed",
+                accuracy_lost=self.accuracy_lost, updates=self.judged_at,
+            )  # fmt: skip
+            self.progress.leave_out(seconds)
         return cast(float, self.accuracy_lost)
+
+    def updates_of_round(self) -> int:
+        return self.args.num_updates
 
     def finish(self) -> None:
         lost = self.judge()
-        self.log({"accuracy_lost": lost})
         if not lost <= self.args.max_accuracy_lost and not self.args.allow_collapse:
             swap_weights(self.model, self.original.weights)
             raise CollapsedModelError(

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from ..data.training_set import TrainingSet
 from ..errors import InputError
+from ..terminal import Stage
 from ..unlearning.config import UnlearningConfig
 from ..unlearning.guard import RETAIN_CHANGE_LIMIT
 from ..unlearning.importance import dampening, sum_over_images
@@ -147,6 +148,7 @@ class SSDTrainer(UnlearningTrainer):
     @torch.no_grad()
     def finish(self) -> None:
         """Measures the importances and dampens the selected weights."""
+        stage = Stage("dampening")
         forget, others = self.importances()
         whole = self.importances_to_all(forget, others)
         largest, selected = max(value.max() for value in forget.values()), 0
@@ -161,3 +163,4 @@ class SSDTrainer(UnlearningTrainer):
         self.state.global_step = 1
         total = sum(value.numel() for value in forget.values())
         self.log({"share_dampened": selected / total, "distance_moved": self.distance_moved()})
+        stage.end(f"{100 * selected / total:.2g} % of the weights", share_dampened=selected / total)

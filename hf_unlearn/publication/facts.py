@@ -12,10 +12,12 @@ import accelerate
 import datasets
 import torch
 import transformers
+from datasets import Dataset
 
 from .. import __version__
 from ..data.image_dataset import ImageDataset, common_folder
 from ..data.splits import ForgetSource
+from ..data.streaming import StreamedRows
 from ..request.forget_request import ForgetRequest
 from .record import (
     Provenance,
@@ -124,7 +126,8 @@ def provenance_of(
     images, source = trainer.train_dataset.parts["forget"], trainer.source
     facts: dict[str, Any] = {}
     if isinstance(images, ImageDataset):
-        whole = source.dataset if source is not None else images.dataset
+        # The paths of all images of a streamed dataset were not read.
+        whole = source.dataset if source is not None and isinstance(source.dataset, Dataset) else images.dataset
         root = folder or common_folder(whole, images.image_column)
         facts |= {"image_column": images.image_column, "label_column": images.label_column}
         facts["forgotten"] = image_names(images.dataset, images.image_column, request, root)
@@ -135,6 +138,8 @@ def provenance_of(
             "training_images": len(source.dataset),
             "split": str(source.dataset.split) if source.dataset.split is not None else None,
         }
+    if source is not None and isinstance(source.dataset, StreamedRows):
+        facts |= {"streamed_columns": source.dataset.columns_read, "streamed_rows": source.dataset.seen}
     return Provenance(
         lineage=lineage_of(
             trainer.model.name_or_path or "",

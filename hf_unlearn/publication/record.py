@@ -29,6 +29,8 @@ from .report import UnlearningReport
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from ..data.streaming import StreamedRows
+
 
 NOTE = "A record of what was run and measured, not a proof of deletion."
 
@@ -47,6 +49,10 @@ class Provenance:
             Fingerprint of the training split, by `datasets`.
         training_images (`int`, *optional*):
             Number of rows of the training split.
+        streamed_columns (`list[str]`, *optional*):
+            If the training split was streamed, the columns that were read of all its rows.
+        streamed_rows (`dict[str, list[int]]`, *optional*):
+            By split, the rows whose images were read. Only their HMAC goes into the record.
         split, image_column, label_column (`str`, *optional*):
             Name of the training split and of its columns.
         lineage (`list[dict]`, *optional*):
@@ -61,6 +67,8 @@ class Provenance:
     dataset_revision: str | None = None
     dataset_fingerprint: str | None = None
     training_images: int | None = None
+    streamed_columns: list[str] | None = None
+    streamed_rows: dict[str, list[int]] = field(default_factory=dict)
     split: str | None = None
     image_column: str | None = None
     label_column: str | None = None
@@ -110,15 +118,17 @@ def image_names(
     return names
 
 
-def hub_source(dataset: "Dataset") -> tuple[str | None, str | None]:
+def hub_source(dataset: "Dataset | StreamedRows") -> tuple[str | None, str | None]:
     """
-    Id and commit of the dataset on the hub that a dataset was loaded from. `datasets` keeps both in the addresses of
-    the downloaded files.
+    Id and commit of the dataset on the hub that a dataset was loaded from. Both are in the addresses of its files.
 
     Returns:
         `tuple[str | None, str | None]`: `None` twice if the dataset is not from the hub.
     """
-    for url in dataset.info.download_checksums or {}:
+    from ..data.streaming import StreamedRows
+
+    urls = dataset.urls if isinstance(dataset, StreamedRows) else dataset.info.download_checksums
+    for url in urls or []:
         found = re.search(r"(?:hf://|/)datasets/([^@]+)@([0-9a-f]{40})/", url)
         if found:
             return found[1], found[2]
@@ -221,6 +231,7 @@ def write_record(
             "revision": provenance.dataset_revision,
             "fingerprint": provenance.dataset_fingerprint,
             "training_images": provenance.training_images,
+            **streamed(salt, provenance),
         },
         "weights": {
             "sha256_before": run["weights_sha256_before"],
@@ -237,6 +248,15 @@ def write_record(
         "replay": run["replay"],
     }
     return seal(folder, record)
+
+
+def streamed(salt: bytes, provenance: Provenance) -> dict:
+    """What a record holds of a streamed dataset; nothing if it was not streamed."""
+    if provenance.streamed_columns is None:
+        return {}
+    rows = {split: {"images": len(rows), "hmac_sha256": salted(salt, f"rows:{json.dumps(rows)}")}
+            for split, rows in provenance.streamed_rows.items()}  # fmt: skip
+    return {"streamed": {"columns": provenance.streamed_columns, "rows": rows}}
 
 
 def measured(report: UnlearningReport) -> dict:

@@ -29,7 +29,7 @@ class Search:
         kind (`str`, *optional*, defaults to `"step"`):
             `"step"` for a step along one direction, `"head"` for a change of the head (the last linear layer) alone,
             `"surroundings"` for single images that get the answer of a changed copy, `"advisers"` for a part of a class that
-            gets the answers of networks that never saw it.
+            gets the answers of networks that learned from retained images alone.
         stage_change (`float`, *optional*):
             Change elsewhere of the step of the last stage, where a step of the head was taken in its place.
         slope (`float`, *optional*):
@@ -37,8 +37,6 @@ class Search:
             of the images alone. `None` where it was not told.
         moved (`int`, *optional*, defaults to 0):
             How many single images got the answer of a changed copy; with advisers, from how many retained images they learned.
-        is_part (`bool`, *optional*, defaults to `False`):
-            Whether single images were forgotten where a part of a class was asked for, since nothing retained was given.
     """
 
     target: float
@@ -51,7 +49,6 @@ class Search:
     stage_change: float | None = None
     slope: float | None = None
     moved: int = 0
-    is_part: bool = False
 
     def likely_loss(self, change: float) -> str | None:
         """
@@ -66,20 +63,30 @@ class Search:
             f"{known[0][1]} points of accuracy on what stays. Measure it on retained images."
         )
 
+    def in_short(self) -> str:
+        """The outcome in a few words, for a line of the log."""
+        accuracies = f"forget set {100 * self.start:.1f} → {100 * self.accuracy:.1f} %"
+        if self.kind == "surroundings":
+            return f"{self.moved} images get another answer, {accuracies}"
+        if self.kind == "advisers":
+            return f"taught by {self.moved:,} retained images, {accuracies}"
+        if self.kind == "head":
+            return f"the head was solved for, {accuracies}"
+        if self.length == 0:
+            return f"no step, {accuracies}"
+        head = " of the head" if self.stage_change is not None else ""
+        return f"{self.evaluations} trials, step{head} {100 * self.length:.2g} %, {accuracies}"
+
     def describe(self) -> str:
         """Describes the outcome in one or two sentences, for the log and the model card."""
         if self.kind == "surroundings":
-            unknown = (
-                " What a model that never saw this part of the class would say of unseen images of it cannot be known from the "
-                "forget images alone: give retained images (--dataset_name or --train_dir, retain_dataset in Python)."
-            )
-            return self.describe_surroundings() + (unknown if self.is_part else "")
+            return self.describe_surroundings()
         if self.kind == "advisers":
             return (
-                f"Networks that learned from {self.moved:,} retained images alone, and so never saw the part that is forgotten, "
-                f"name the label of {100 * self.target:.1f} % of its images. The model was taught to answer as they do, and its "
-                f"answers to the retained images were held: accuracy on the forget set {100 * self.start:.1f} → "
-                f"{100 * self.accuracy:.1f} %. That is an estimate of what a model trained without it would say."
+                f"Networks that learned from {self.moved:,} retained images alone name the label of {100 * self.target:.1f} % of "
+                f"the images to forget. The model was taught to answer as they do, and its answers to the retained images were "
+                f"held: accuracy on the forget set {100 * self.start:.1f} → {100 * self.accuracy:.1f} %. That is an estimate of "
+                "what a model trained without them would say."
             )
         if self.reached and self.length == 0:
             return (

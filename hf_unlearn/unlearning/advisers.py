@@ -51,7 +51,7 @@ class Pool:
         kind (`int`): of the numbers by which copies are changed.
     """
 
-    def __init__(self, images: Images, read: Callable[[Sequence[int]], torch.Tensor], number: int, kind: int):
+    def __init__(self, images: Images, read: Callable[[torch.Tensor], torch.Tensor], number: int, kind: int):
         self.images, self.read, self.number, self.kind = images, read, number, kind
         self.size = (1 + SAMPLE_COPIES) * number
         # What the part of the network that does not move makes of them is computed once.
@@ -59,7 +59,7 @@ class Pool:
 
     def pixel_values(self, positions: torch.Tensor) -> torch.Tensor:
         rows = positions % self.number
-        plain = self.read(rows.tolist())
+        plain = self.read(rows)
         draws = keyed_draws(self.images.seed, 0, self.kind, (self.size, NUM_COPY_DRAWS))[positions].to(plain.device)
         changed = change_lightly(plain, draws, self.images.low, self.images.high)
         return torch.where((positions < self.number).to(plain.device)[:, None, None, None], plain, changed)
@@ -102,8 +102,8 @@ def forget_by_advisers(trainer: "UnlearningTrainer", retained: Rows) -> Search:
         raise InputError("retain_dataset", "has no labels, which tell networks that learn from it what is what.")
     labels = torch.tensor([int(retained[row]["labels"]) for row in rows], device=device)
 
-    def read_retained(places: Sequence[int]) -> torch.Tensor:
-        return torch.stack([retained[rows[place]]["pixel_values"] for place in places]).to(device)
+    def read_retained(places: torch.Tensor) -> torch.Tensor:
+        return torch.stack([retained[rows[place]]["pixel_values"] for place in places.tolist()]).to(device)
 
     sample = Pool(images, read_retained, len(rows), SAMPLE_CHANGES)
     forget = Pool(images, images.read, images.number, FORGET_CHANGES)

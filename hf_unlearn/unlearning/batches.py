@@ -1,14 +1,18 @@
 """How the images of a trainer are cut into batches: those of updates, and those in which they are only looked at."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, cast
 
 import torch
+from accelerate import DistributedType, PartialState
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader, Dataset
 
 from ..data.training_set import PhasedSampler, TrainingSet
+from ..errors import InputError
 from .compatibility import num_labels_of
 from .layout import even_batch_size, images_at_once, memory_format
 from .publishing import PublishingTrainer
@@ -35,6 +39,36 @@ class BatchingTrainer(PublishingTrainer):
     def is_sharded(self) -> bool:
         """Whether the weights are spread over the processes, each of which then needs the others for a forward pass."""
         return self.is_fsdp_enabled or self.is_deepspeed_enabled
+
+    def create_accelerator_and_postprocess(self) -> None:
+        state = PartialState()
+        asked = self.args.fsdp_plugin_args is not None or os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"
+        if asked and state.distributed_type == DistributedType.MULTI_CPU:
+            # Accelerate 1.15 shards what it takes for GPUs. Without this line every process would hold all weights, and
+            # nothing would say so.
+            state.distributed_type = DistributedType.MULTI_GPU
+        super().create_accelerator_and_postprocess()
+        if self.is_fsdp_enabled and cast(Any, self.accelerator.state.fsdp_plugin).cpu_ram_efficient_loading:
+            raise InputError(
+                "fsdp_cpu_ram_efficient_loading",
+                "is true: the first process alone would have weights to look at before they are sharded. Valid: false.",
+            )
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> tuple[nn.Module, DataLoader]:
+        if not self.is_fsdp_enabled:
+            return super()._prepare_for_training(*args, **kwargs)
+        # Accelerate 1.15 shards the embeddings of words by themselves. ResNet is asked for them and raises an error, and
+        # what ViT names is in a block that is sharded already.
+        model = cast(Any, self.model)
+        model.get_input_embeddings = lambda: None
+        try:
+            prepared = super()._prepare_for_training(*args, **kwargs)
+        finally:
+            del model.get_input_embeddings
+        if isinstance(self.model, FSDPModule):
+            # The outermost weights would stay whole after each pass without a gradient, and what moves them would be lost.
+            self.model.set_reshard_after_forward(True)
+        return prepared
 
     # ---- Updates ----
 

@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 import torch
 from torch import nn
+from transformers.utils import logging
 
 from ..data.image_dataset import prepare
 from ..errors import InputError, listing
 from .precision import in_float32
+
+
+logger = logging.get_logger(__name__)
 
 
 if TYPE_CHECKING:
@@ -133,3 +137,31 @@ def logits_of(output: Any, argument: str, name: str) -> torch.Tensor:
     if logits is None:
         raise InputError(argument, f"the output of {name} has no logits, only {listing(output)}.")
     return logits
+
+
+def check_class_is_known(accuracy: float, target: float, num_labels: int, allow_collapse: bool) -> None:
+    """
+    Warns where a model is right on few images of a class that is to be forgotten.
+
+    Args:
+        accuracy (`float`): on the forget set, between 0 and 1, before unlearning.
+        target (`float`): the accuracy that is aimed at.
+        num_labels (`int`): number of classes of the model.
+        allow_collapse (`bool`): whether to go on where there is nothing to forget.
+
+    Raises:
+        [`InputError`]: if the model knows the class no better than by chance, or than is aimed at.
+    """
+    if accuracy < 0.5:
+        logger.warning(
+            f"The model is right on {100 * accuracy:.1f} % of the forget set alone, before unlearning. Check that the image "
+            "processor and the labels are its own."
+        )
+    by_chance = 1 / num_labels
+    if accuracy <= max(target, by_chance) and not allow_collapse:
+        raise InputError(
+            "forget_dataset",
+            f"before unlearning the model is right on {100 * accuracy:.1f} % of the forget set alone; chance is "
+            f"{100 * by_chance:.1f} %. Either the image processor or the labels do not fit the model, or it has "
+            "forgotten the class already. Nothing is saved; --allow_collapse goes on all the same.",
+        )

@@ -4,7 +4,10 @@ from collections.abc import Callable, Set
 
 import torch
 import torch.nn.functional as F
-from tqdm.auto import tqdm
+from accelerate.utils import reduce
+
+from ..terminal import progress
+from .shares import in_batches, own_share, share
 
 
 # Calibrated in docs/auto_step.md: no alarm in good runs, and models that lost ten points or more are caught.
@@ -34,6 +37,7 @@ class Guard:
     - *near*: the forget images themselves, moved likewise: what lies next to the forgotten is damaged first.
 
     The classes that are to vanish are left out of the comparison. Impressions of which the model is surer hide damage.
+    Several processes share the passes.
 
     Args:
         forward (`Callable`):
@@ -49,6 +53,10 @@ class Guard:
         forward_again (`Callable`, *optional*):
             For probes, which pass twice, before and after: maps their number to a function of their positions, a
             `list[int]`, and their pixel values that gives their logits. By `forward` when not given.
+        show_progress (`bool`, *optional*, defaults to `False`):
+            Whether to show a progress bar while impressions are made.
+        in_step (`bool`, *optional*, defaults to `False`):
+            Whether each process must pass as often as the others, as a sharded model wants it.
     """
 
     def __init__(
@@ -59,6 +67,8 @@ class Guard:
         vanishing: Set[int] = frozenset(),
         seed: int = 0,
         forward_again: Callable[[int], Callable[[list[int], torch.Tensor], torch.Tensor]] | None = None,
+        show_progress: bool = False,
+        in_step: bool = False,
     ):
         forward_again = forward_again or (lambda number: lambda positions, pixel_values: forward(pixel_values))
         # Single images passed forward, a backward pass to the image counting as one more.
@@ -73,7 +83,9 @@ class Guard:
             ("impressions", torch.cat([varied, self.noise_like(pixel_values)])),
             ("near", pixel_values),
         ):
-            self.probes[name], passes = impressions(forward, pool, self.staying, self.generator)
+            self.probes[name], passes = impressions(
+                forward, pool, self.staying, self.generator, show_progress=show_progress, in_step=in_step
+            )
             self.passes += passes
         self.forward_again = {name: forward_again(len(probes)) for name, probes in self.probes.items()}
         self.before = {name: self.outputs(name) for name in self.probes}
@@ -83,8 +95,8 @@ class Guard:
         """Probabilities among the classes that stay, of shape `(number of probes, number of them)`."""
         pixel_values, forward = self.probes[name], self.forward_again[name]
         self.passes += len(pixel_values)
-        positions = torch.arange(len(pixel_values)).split(batch_size_for(pixel_values))
-        logits = torch.cat([forward(rows.tolist(), pixel_values[rows]) for rows in positions])
+        batches = in_batches(len(pixel_values), batch_size_for(pixel_values))
+        logits = share(batches, lambda rows: forward(rows.tolist(), pixel_values[rows]))
         return logits[:, self.staying].float().softmax(dim=-1)
 
     def change(self) -> float:
@@ -155,9 +167,11 @@ def impressions(
     max_classes: int = MAX_CLASSES,
     batch_size: int | None = None,
     show_progress: bool = False,
+    in_step: bool = False,
 ) -> tuple[torch.Tensor, int]:
     """
-    Images of a pool, moved by small smoothed steps until the model takes each for a given class.
+    Images of a pool, moved by small smoothed steps until the model takes each for a given class. Several processes share
+    the work.
 
     Args:
         forward (`Callable`):
@@ -180,30 +194,42 @@ def impressions(
             Images that pass at once; by [`batch_size_for`] when not given.
         show_progress (`bool`, *optional*, defaults to `False`):
             Whether to show a progress bar.
+        in_step (`bool`, *optional*, defaults to `False`):
+            Whether each process must pass as often as the others.
 
     Returns:
-        The images, and how many single images passed, forward and backward.
+        The images, and how many single images passed, forward and backward; the same on every process.
     """
     chosen = torch.randperm(len(classes), generator=generator)[:max_classes].tolist()
     targets = torch.tensor([classes[i] for i in sorted(chosen)]).repeat_interleave(per_class)
     rows = torch.randperm(len(pool), generator=generator).repeat(len(targets) // len(pool) + 1)[: len(targets)]
     low, high = pool.min(), pool.max()
-    made, passes, batch_size = [], 0, batch_size or batch_size_for(pool)
-    batches = list(zip(rows.split(batch_size), targets.to(pool.device).split(batch_size), strict=True))
-    for own, labels in tqdm(batches, desc="Impressions", disable=not show_progress, leave=False):
-        images, active = pool[own], torch.arange(len(own), device=pool.device)
+    made, passes = pool.new_zeros(len(rows), *pool.shape[1:]), 0
+    own = own_share(in_batches(len(targets), batch_size or batch_size_for(pool)))
+    for numbers in progress("impressions", items=own, hidden=not show_progress):
+        images, labels = pool[rows[numbers]], targets[numbers].to(pool.device)
+        active = torch.arange(len(numbers), device=pool.device)
         for _ in range(max_steps):
-            moving = images[active].requires_grad_(True)
+            left = len(active)
+            if (most(left, pool.device) if in_step else left) == 0:
+                break
+            # A process that is done passes an image of the pool with the others.
+            moving = (images[active] if left else pool[:1].clone()).requires_grad_(True)
             with torch.enable_grad():
                 logits = forward(moving)
-                loss = F.cross_entropy(logits, labels[active], reduction="sum")
-                gradient = torch.autograd.grad(loss, moving)[0]
-            passes += 2 * len(moving)
-            unsure = logits.detach().softmax(dim=-1).gather(1, labels[active, None])[:, 0] < confidence
+                loss = F.cross_entropy(logits, labels[active] if left else logits.argmax(dim=-1), reduction="sum")
+                gradient = torch.autograd.grad(loss, moving)[0][:left]
+            passes += 2 * left
+            sureness = logits.detach()[:left].softmax(dim=-1).gather(1, labels[active, None])[:, 0]
+            unsure = sureness < confidence
             active, gradient = active[unsure], gradient[unsure]
-            if len(active) == 0:
-                break
-            smooth = F.avg_pool2d(gradient, 3, stride=1, padding=1).sign()
-            images[active] = (images[active] - 0.03 * (high - low) * smooth).clamp(low, high)
-        made.append(images)
-    return torch.cat(made), passes
+            if len(active):
+                smooth = F.avg_pool2d(gradient, 3, stride=1, padding=1).sign()
+                images[active] = (images[active] - 0.03 * (high - low) * smooth).clamp(low, high)
+        made[numbers.to(pool.device)] = images
+    return reduce(made, reduction="sum"), int(reduce(torch.tensor(passes, device=pool.device), reduction="sum"))
+
+
+def most(number: int, device: torch.device) -> int:
+    """The largest of the numbers that the processes have."""
+    return int(reduce(torch.tensor(number, device=device), reduction="max"))

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..data.rows import Rows
 from ..errors import InputError
+from .shares import gathered, sharded_as, whole
 
 
 # Measured in docs/auto_step.md; the result hardly depends on them.
@@ -95,11 +96,12 @@ def head_inputs(heads: list[nn.Linear]) -> Generator[list[torch.Tensor], None, N
 def head_weight(heads: list[nn.Linear]) -> torch.Tensor:
     """
     The heads as one matrix that maps what [`head_inputs`] gives to the logits, of shape `(K, d)`, in double precision on
-    the CPU; where they have a bias, with it as the last column.
+    the CPU; where they have a bias, with it as the last column. Of heads that are sharded, the whole.
     """
-    parts = [head.weight / len(heads) for head in heads]
-    if heads[0].bias is not None:
-        parts.append(torch.stack([head.bias for head in heads]).sum(dim=0)[:, None] / len(heads))
+    with whole(parameter for head in heads for parameter in head.parameters()):
+        parts = [gathered(head.weight) / len(heads) for head in heads]
+        if heads[0].bias is not None:
+            parts.append(torch.stack([gathered(head.bias) for head in heads]).sum(dim=0)[:, None] / len(heads))
     return torch.cat(parts, dim=1).double().cpu()
 
 
@@ -107,13 +109,15 @@ def head_weight(heads: list[nn.Linear]) -> torch.Tensor:
 def put_head(heads: list[nn.Linear], weight: torch.Tensor) -> None:
     """Puts a matrix like that of [`head_weight`] into the heads; their biases move by the same."""
     start = 0
-    for head in heads:
-        head.weight.copy_(len(heads) * weight[:, start : start + head.in_features])
-        start += head.in_features
-    if heads[0].bias is not None:
-        moved = weight[:, -1] - torch.stack([head.bias for head in heads]).mean(dim=0)
+    with whole((parameter for head in heads for parameter in head.parameters()), change=True):
         for head in heads:
-            head.bias.add_(moved)
+            own = len(heads) * weight[:, start : start + head.in_features]
+            head.weight.copy_(sharded_as(head.weight, own.contiguous()))
+            start += head.in_features
+        if heads[0].bias is not None:
+            moved = weight[:, -1] - torch.stack([gathered(head.bias) for head in heads]).mean(dim=0)
+            for head in heads:
+                head.bias.add_(sharded_as(head.bias, moved))
 
 
 def require_head(model: nn.Module, dataset: Rows, method: str | None) -> nn.Linear:

@@ -1,18 +1,21 @@
 """The model before it moved: its weights and answers, and whether what became of it is fit to be kept."""
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from transformers import TrainerCallback
 
+from ..data.rows import Rows
 from ..data.training_set import TrainingSet
 from ..errors import CollapsedModelError
-from ..terminal import say
+from ..terminal import Stage, progress, say
 from .compatibility import num_labels_of
 from .guard import NUM_IMAGES, Guard
 from .precision import rounded
+from .shares import in_batches, sharded_as, share, whole
 from .step_size import norm
 
 
@@ -20,6 +23,10 @@ if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
     from .trainer import UnlearningTrainer
+
+
+# Images that a process reads before the next one does.
+READ_AT_ONCE = 8
 
 
 class Original:
@@ -33,24 +40,26 @@ class Original:
     """
 
     def __init__(self, model: nn.Module):
-        self.weights = {
-            name: parameter.detach().clone() for name, parameter in model.named_parameters() if parameter.requires_grad
-        }
+        moving = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        with whole(moving.values()):
+            self.weights = {name: parameter.detach().clone() for name, parameter in moving.items()}
         self.norm = norm(self.weights.values())
 
     def distance(self, model: nn.Module) -> float:
         """‖θ − θ₀‖₂ / ‖θ₀‖₂ over the weights that may move, θ₀ being those before unlearning."""
         parameters = dict(model.named_parameters())
-        return norm(parameters[name] - weight for name, weight in self.weights.items()) / self.norm
+        with whole(parameters[name] for name in self.weights):
+            return norm(parameters[name] - weight for name, weight in self.weights.items()) / self.norm
 
 
 @torch.no_grad()
 def swap_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Puts these weights into the model and returns those that were there."""
     parameters = dict(model.named_parameters())
-    before = {name: parameters[name].detach().clone() for name in weights}
-    for name, weight in weights.items():
-        parameters[name].copy_(weight)
+    with whole((parameters[name] for name in weights), change=True):
+        before = {name: parameters[name].detach().clone() for name in weights}
+        for name, weight in weights.items():
+            parameters[name].copy_(weight)
     return before
 
 
@@ -71,10 +80,11 @@ class ObserveOriginal(TrainerCallback):
 
 def observe_original(trainer: "UnlearningTrainer") -> None:
     """Looks at the original model before it moves: its answers on the forget set, and the guard's probes."""
-    resumed = trainer.state.global_step > 0 and not trainer.is_fsdp_enabled
-    if trainer.is_fsdp_enabled:
-        # Only now are the weights sharded as those they are compared with.
-        trainer.original = Original(trainer.model)
+    # Those they are compared with may be sharded only now.
+    parameters = dict(trainer.model.named_parameters())
+    for name, weight in trainer.original.weights.items():
+        trainer.original.weights[name] = sharded_as(parameters[name], weight)
+    resumed = trainer.state.global_step > 0
     moved = swap_weights(trainer.model, trainer.original.weights) if resumed else None
     # Looking must not disturb the random numbers of the run, dropout's for one.
     with torch.random.fork_rng(devices=[]):
@@ -84,9 +94,8 @@ def observe_original(trainer: "UnlearningTrainer") -> None:
                 trainer, trainer.model_wrapped, TrainingSet(trainer.training_set.parts)
             )
         every = max(1, len(trainer.train_dataset) // NUM_IMAGES)
-        rows = range(0, len(trainer.train_dataset), every)[:NUM_IMAGES]
-        pixel_values = torch.stack([trainer.train_dataset[row]["pixel_values"] for row in rows]).to(
-            trainer.args.device
+        pixel_values = read_images(
+            trainer.train_dataset, range(0, len(trainer.train_dataset), every)[:NUM_IMAGES], trainer.args.device
         )
         trainer.guard = Guard(
             # Not the wrapped model: the probes' gradients are none of data parallelism's business.
@@ -96,10 +105,26 @@ def observe_original(trainer: "UnlearningTrainer") -> None:
             vanishing=set(trainer.answers.tolist()) if trainer.args.forget_kind == "class" else frozenset(),
             seed=trainer.args.seed,
             forward_again=trainer.forward_again,
+            show_progress=not trainer.args.disable_tqdm,
+            in_step=trainer.is_sharded,
         )
+        right = f"right on {100 * trainer.start:.1f} % of the forget set"
+        trainer.first_stage.end(right, forget_accuracy=trainer.start)
+        stage = Stage("preparing")
         trainer.prepare()
+        if trainer.prepares():
+            stage.end("what the method needs before its first update")
     if moved is not None:
         swap_weights(trainer.model, moved)
+
+
+def read_images(dataset: Rows, rows: Sequence[int], device: torch.device) -> torch.Tensor:
+    """Images of a dataset, of shape `(n, C, H, W)`; several processes share the reading."""
+
+    def read(numbers: torch.Tensor) -> torch.Tensor:
+        return torch.stack([dataset[rows[number]]["pixel_values"] for number in numbers.tolist()]).to(device)
+
+    return share(in_batches(len(rows), READ_AT_ONCE), read)
 
 
 @torch.no_grad()
@@ -132,7 +157,8 @@ def find_answers(trainer: "UnlearningTrainer") -> None:
     index, answers = torch.zeros(2, num_batches * at_once, dtype=torch.long, device=trainer.args.device)
     weight, positions = torch.zeros(num_batches * at_once, device=trainer.args.device), []
     labelled = False
-    for batch, logits in trainer.forget_outputs():
+    outputs = progress("forget set", num_batches, trainer.forget_outputs(), hidden=trainer.args.disable_tqdm)
+    for batch, logits in outputs:
         labelled = "labels" in batch
         own = logits.argmax(dim=-1)
         rows = slice(len(positions), len(positions) + len(own))
@@ -183,10 +209,19 @@ def check_collapse(trainer: "UnlearningTrainer") -> None:
         further than any good run did. The original weights are put back first.
     """
     # A method that has looked at the weights it ends with has left it here; rounding moves them once more.
+    stage = Stage("guard")
     if trainer.change is None or trainer.saved_in_16_bits:
         trainer.change = trainer.guard.change()
     distance = trainer.distance_moved()
-    trainer.log({"change_elsewhere": trainer.change})
+    # JSON has no infinity: no limit is `None`, and not logged.
+    limits = {"change_limit": trainer.change_limit, "distance_limit": trainer.distance_limit}
+    limits = {name: limit for name, limit in limits.items() if limit < math.inf}
+    trainer.log({"change_elsewhere": trainer.change, "distance_moved": distance, **limits})
+    limit = f" (limit {trainer.change_limit:g})" if "change_limit" in limits else ""
+    stage.end(
+        f"answers elsewhere changed by {trainer.change:.2f}{limit}",
+        change_elsewhere=trainer.change, distance_moved=distance, **limits,
+    )  # fmt: skip
     # A distance that is not a number is past every limit.
     if (
         trainer.change > trainer.change_limit or not distance <= trainer.distance_limit

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, Trainer
+from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from ..errors import CollapsedModelError, SaveError
@@ -56,13 +58,17 @@ class PublishingTrainer(Trainer):
     def weights_as_saved(self) -> dict[str, torch.Tensor]:
         """
         All parameters and buffers in the types in which they are saved, put together where they are sharded over
-        processes; called on all of them.
+        processes; called on all of them. The main process gets them, the others may get none.
         """
         model = self.model_wrapped if self.is_deepspeed_enabled else self.model
-        return in_types(self.accelerator.get_state_dict(model), self.saved_in_16_bits)
+        return in_types(self.accelerator.get_state_dict(model) or {}, self.saved_in_16_bits)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
+        plugin = typing.cast(Any, getattr(self.accelerator.state, "fsdp_plugin", None))
+        if plugin is not None and "SHARDED" in str(plugin.state_dict_type):
+            # transformers writes no model then, and says nothing.
+            self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
         # On every process, also those that write nothing.
         self.is_saved = self.is_saved or output_dir in (None, self.args.output_dir)
 
@@ -113,6 +119,20 @@ class PublishingTrainer(Trainer):
             self.model.load_state_dict(saved.state_dict())
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        optimizer = getattr(self.optimizer, "optimizer", None)
+        has_state = type(optimizer) is not torch.optim.SGD or any(
+            group["momentum"] for group in optimizer.param_groups
+        )
+        if checkpoint is None or has_state or not self.is_fsdp_enabled:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        # torch 2.13 raises an error for an optimizer on sharded weights that has nothing to load but its learning rate.
+        scheduler = typing.cast(LRScheduler, self.lr_scheduler)
+        scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+        for group, rate in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
+            group["lr"] = rate
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._checkpoint_dir) if self._checkpoint_dir else super()._get_output_dir(trial)

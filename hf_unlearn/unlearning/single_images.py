@@ -9,6 +9,7 @@ from torch import nn
 
 from ..publication.search import Search
 from .head_edit import NUM_HELD, Features, edit_head, head_inputs, head_weight, put_head
+from .shares import share
 from .step_size import shift, turn
 
 
@@ -80,14 +81,23 @@ def head_features(trainer: "UnlearningTrainer", heads: list[nn.Linear]) -> torch
 def features_of_changed_copies(
     trainer: "UnlearningTrainer", heads: list[nn.Linear], rows: torch.Tensor
 ) -> torch.Tensor:
-    """What the heads see of the forget images `rows`, changed in each small way; one process is as good as many."""
-    with head_inputs(heads) as seen:
-        for change in SMALL_CHANGES:
-            for some in rows.split(trainer.args.per_device_train_batch_size):
-                pixel_values = torch.stack([trainer.train_dataset[row]["pixel_values"] for row in some.tolist()])
-                trainer.model(pixel_values=change(pixel_values.to(trainer.args.device)))
+    """What the heads see of the forget images `rows`, changed in each small way; the processes share the work."""
+    number, at_once = len(rows), trainer.args.per_device_train_batch_size
+    batches = [
+        change * number + some for change in range(len(SMALL_CHANGES)) for some in torch.arange(number).split(at_once)
+    ]
+
+    def features(positions: torch.Tensor) -> torch.Tensor:
+        """Of a batch, which has one change."""
+        change, some = SMALL_CHANGES[int(positions[0]) // number], rows[positions % number]
+        pixel_values = torch.stack([trainer.train_dataset[row]["pixel_values"] for row in some.tolist()])
+        with head_inputs(heads) as seen:
+            trainer.model(pixel_values=change(pixel_values.to(trainer.args.device)))
+        return seen[0]
+
+    changed = share(batches, features)
     trainer.passes += len(SMALL_CHANGES) * len(rows) / len(trainer.train_dataset)
-    return with_bias(heads, torch.cat(seen))
+    return with_bias(heads, changed)
 
 
 def with_bias(heads: list[nn.Linear], features: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from ..errors import CollapsedModelError
 from ..publication.search import Search
+from .shares import whole
 
 
 def last_stage_and_head(model: nn.Module, pixel_values: torch.Tensor) -> set[str]:
@@ -125,6 +126,7 @@ def search_length(
     accuracy: Callable[[], float],
     target: float,
     start: float,
+    on_trial: Callable[[float, float], None] | None = None,
     first: float = 0.01,
     longest: float = 0.6,
     precision: float = 1.12,
@@ -145,6 +147,8 @@ def search_length(
             Between 0 and 1.
         start (`float`):
             The accuracy before the step.
+        on_trial (`Callable`, *optional*):
+            Told of each length that is tried and the accuracy there.
         first (`float`, *optional*, defaults to 0.01):
             The first length to try, relative to the norm of the weights that move.
         longest (`float`, *optional*, defaults to 0.6):
@@ -163,7 +167,8 @@ def search_length(
     Raises:
         [`CollapsedModelError`]: if the gradient is not finite.
     """
-    originals = {parameter: parameter.detach().clone() for parameter in direction}
+    with whole(direction):
+        originals = {parameter: parameter.detach().clone() for parameter in direction}
     size, slope = norm(originals.values()), norm(direction.values())
     if not math.isfinite(slope):
         raise CollapsedModelError("the gradient over the forget set is not finite; nothing is saved.")
@@ -171,8 +176,9 @@ def search_length(
         return Search(target, start, start, reached=start <= target)
 
     def move_to(length: float) -> None:
-        for parameter, gradient in direction.items():
-            parameter.copy_(originals[parameter] - gradient * (length * size / slope))
+        with whole(direction, change=True):
+            for parameter, gradient in direction.items():
+                parameter.copy_(originals[parameter] - gradient * (length * size / slope))
 
     too_short, enough, length = 0.0, None, first
     best = Search(target, start, start)
@@ -181,6 +187,8 @@ def search_length(
         tried += 1
         move_to(length)
         found = Search(target, start, accuracy(), length)
+        if on_trial is not None:
+            on_trial(length, found.accuracy)
         if found.accuracy <= target:
             found.reached, enough, best = True, length, found
         else:

@@ -4,17 +4,20 @@ changed copy.
 """
 
 import math
-from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from accelerate.utils import broadcast
+from accelerate import PartialState
+from accelerate.utils import reduce
 
 from ..errors import CollapsedModelError
 from ..publication.search import Search
+from ..terminal import progress
 from .guard import batch_size_for
+from .shares import MIN_BATCHES, share
 from .surrogates import (
     NUM_DRAWS,
     NUM_JOIN_DRAWS,
@@ -43,6 +46,8 @@ MAX_HELD, HELD_COPIES, HELD_VARIED, HELD_STRONG = 128, 2, 8, 1
 # Updates, of so many images that change and so many that are held; an image that changes is seen so often at least.
 NUM_UPDATES, MOVED_AT_ONCE, HELD_AT_ONCE, VISITS = 60, 24, 56, 32
 LEARNING_RATE, MOVED_WEIGHT, RISING = 2e-3, 0.3, 0.2
+# In which an image's position tells its part. Processes share an update by parts: more of them than parts are idle.
+NUM_PARTS = MIN_BATCHES
 # What numbers are drawn for; the kinds of surrogates.py are other ones.
 COPIES, VARIED, STRONG_PICKS, STRONG, UPDATES = range(10, 15)
 # Of a copy: four for `turn_and_crop`, six for `recolour`.
@@ -148,7 +153,7 @@ def forget_by_surroundings(trainer: "UnlearningTrainer", target: float | None) -
 
         w · mean_x KL(p₀(c_1(x)) ‖ p(x)) + mean_h KL(p₀(h) ‖ p(h)),    w = 0.3
 
-    Every process computes the same, in batches of its own, whatever the batch size of the run; the images of an update and all
+    The processes share the images, in batches that do not depend on the batch size of the run; the images of an update and all
     changes are drawn by (seed, number, position in the forget set).
 
     Args:
@@ -160,16 +165,14 @@ def forget_by_surroundings(trainer: "UnlearningTrainer", target: float | None) -
     Returns:
         [`~publication.search.Search`]: what was found.
     """
-    device, seed, number = trainer.args.device, trainer.args.seed, len(trainer.train_dataset)
+    number = len(trainer.train_dataset)
     images = Images(trainer)
     trainer.model.eval()
     with torch.no_grad():
-        clean = torch.cat(
-            [images.forget_logits(rows) for rows in torch.arange(number).split(images.batch_size)]
-        ).float()
+        clean = share(images.dealt_out(number), images.forget_logits).float()
         seen, first = [], clean
         for copy in range(NUM_COPIES):
-            logits = images.logits_of(partial(images.copies, copy=copy))
+            logits = share(images.dealt_out(number), partial(images.logits_of_copies, copy=copy)).float()
             first = logits if copy == 0 else first
             seen.append(margins(logits, trainer.answers))
     if not (clean.isfinite().all() and first.isfinite().all()):
@@ -187,41 +190,81 @@ def forget_by_surroundings(trainer: "UnlearningTrainer", target: float | None) -
     trainer.passes += 1 + NUM_COPIES
     if not moved.any():
         return found
-    targets = torch.where(moved[:, None], first, clean)
-    held, held_targets, held_logits = images.held(moved, clean)
-    moved_rows = moved.nonzero()[:, 0].cpu()
+    said = images.hold()
+    targets = torch.cat([torch.where(moved[:, None], first, clean), said]).softmax(dim=-1)
+    changed = number + torch.arange(len(said))
+    held, moved = torch.cat([changed, (~moved).nonzero()[:, 0].cpu()]), moved.nonzero()[:, 0].cpu()
     parameters = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE)
-    num_moved = min(MOVED_AT_ONCE, len(moved_rows))
-    num_updates = max(NUM_UPDATES, math.ceil(VISITS * len(moved_rows) / num_moved))
-    deck = partial(shuffled, seed, num_updates)
-    for update, (some, others) in enumerate(
-        zip(deck(len(moved_rows), num_moved, 0), deck(len(held_targets), HELD_AT_ONCE, 1), strict=True)
-    ):
+    num_moved = min(MOVED_AT_ONCE, len(moved))
+    num_updates = max(NUM_UPDATES, math.ceil(VISITS * len(moved) / num_moved))
+    deck = partial(shuffled, trainer.args.seed, num_updates)
+    rows_of_updates = zip(deck(len(moved), num_moved, 0), deck(len(held), HELD_AT_ONCE, 1), strict=True)
+    shown = progress("search", num_updates, rows_of_updates, hidden=trainer.args.disable_tqdm)
+    for update, (some, others) in enumerate(shown):
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * rise_and_fall(update / num_updates, 1 / num_updates)
-        rows = moved_rows[some]
+        positions, order = torch.cat([moved[some], held[others]]).sort()
+        weights = torch.tensor([MOVED_WEIGHT / len(some)] * len(some) + [1 / len(others)] * len(others))
         trainer.set_mode(trainer.model)
-        with torch.enable_grad():
-            logits = torch.cat([images.forget_logits(rows), held_logits(others)])
-            wanted = torch.cat([targets[rows.to(device)], held_targets[others.to(device)]])
-            divergence = F.kl_div(logits.float().log_softmax(dim=-1), wanted.softmax(dim=-1), reduction="none").sum(
-                dim=-1
-            )
-            loss = MOVED_WEIGHT * divergence[: len(rows)].mean() + divergence[len(rows) :].mean()
-            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        gradients = shared_gradients(images, parameters, positions, weights[order], targets)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         optimizer.step()
-    optimizer.zero_grad()
-    with torch.no_grad():
-        # Processes agree but for rounding; one of them decides.
-        for parameter in parameters:
-            parameter.copy_(broadcast(parameter.detach().clone()))
-    trainer.passes += held / number + 3 * num_updates * (num_moved + HELD_AT_ONCE) / number
-    found.accuracy, found.length, found.moved = trainer.forget_accuracy(), trainer.distance_moved(), len(moved_rows)
+        optimizer.zero_grad()
+    trainer.passes += len(said) / number + 3 * num_updates * (num_moved + HELD_AT_ONCE) / number
+    found.accuracy, found.length, found.moved = trainer.forget_accuracy(), trainer.distance_moved(), len(moved)
     found.reached = target is None or found.accuracy <= target
     return found
+
+
+def shared_gradients(
+    images: "Images",
+    parameters: list[torch.nn.Parameter],
+    positions: torch.Tensor,
+    weights: torch.Tensor,
+    targets: torch.Tensor,
+) -> list[torch.Tensor | None]:
+    """
+    The gradient of Σ_i w_i KL(target_i ‖ p_i) for each parameter, of which every process computes a part. Each part is
+    the same on any number of processes, and they are added in double precision, in which their order shows in no float: Adam
+    would take rounding for a gradient where there is none.
+
+    Args:
+        images ([`Images`]): what passes.
+        parameters (`list[nn.Parameter]`): those that move.
+        positions (`torch.Tensor` of shape `(B,)`): which images, as [`Images`] numbers them, in rising order.
+        weights (`torch.Tensor` of shape `(B,)`): w, on the CPU.
+        targets (`torch.Tensor` of shape `(n, K)`): probabilities, of all images.
+    """
+    state, trainer = PartialState(), images.trainer
+    sums = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in parameters]
+    for turn in range(math.ceil(NUM_PARTS / state.num_processes)):
+        here = positions % NUM_PARTS == turn * state.num_processes + state.process_index
+        rows, weight = positions[here], weights[here]
+        if len(rows) == 0 and trainer.is_sharded:
+            # The other processes need this one for their passes.
+            rows, weight = positions[:1], torch.zeros(1)
+        if len(rows) == 0:
+            continue
+        with torch.enable_grad():
+            said, wanted = images.logits(rows).float().log_softmax(dim=-1), targets[rows.to(targets.device)]
+            divergence = F.kl_div(said, wanted, reduction="none").sum(dim=-1)
+            loss = (weight.to(divergence.device) * divergence).sum()
+            if trainer.is_fsdp_enabled:
+                # It puts the gradients together itself, and takes their mean over the processes.
+                (state.num_processes * loss).backward()
+                continue
+            for total, gradient in zip(sums, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+                if gradient is not None:
+                    total += gradient
+    if trainer.is_fsdp_enabled:
+        return [parameter.grad for parameter in parameters]
+    flat = reduce(torch.cat([total.flatten() for total in sums]), reduction="sum")
+    parts = flat.split([total.numel() for total in sums])
+    return [
+        part.view_as(total).to(parameter.dtype) for part, total, parameter in zip(parts, sums, parameters, strict=True)
+    ]
 
 
 def rise_and_fall(place: float, one: float) -> float:
@@ -240,7 +283,8 @@ def shuffled(seed: int, num_updates: int, number: int, at_once: int, kind: int) 
 
 class Images:
     """
-    The forget images of a trainer and their changed copies, the same on every process.
+    What passes: the forget images of a trainer at the positions from 0 on, and after them changed copies of some. An image
+    always passes on the same process, which may keep what the part of the network that does not move says of it.
 
     Args:
         trainer ([`UnlearningTrainer`]): with a device and a model.
@@ -249,68 +293,67 @@ class Images:
     def __init__(self, trainer: "UnlearningTrainer"):
         self.trainer, self.seed = trainer, trainer.args.seed
         self.number = len(trainer.train_dataset)
-        # The same whatever the batch size of the run: Adam would take rounding for a gradient where there is none.
+        # The same whatever the batch size of the run, for the same reason as in `shared_gradients`.
         self.batch_size = batch_size_for(trainer.first_image())
-        self.forward = trainer.forward_again(self.number)
+        self.held_rows = torch.linspace(0, self.number - 1, min(self.number, MAX_HELD)).round().long()
+        num_changed = (HELD_COPIES + HELD_VARIED + HELD_STRONG) * len(self.held_rows)
+        self.forward = trainer.forward_again(self.number + num_changed)
+        self.changed = torch.empty(0)
         # Those of the guard: of some forget images.
         self.low, self.high = trainer.guard.low, trainer.guard.high
 
-    def read(self, rows: Sequence[int]) -> torch.Tensor:
-        pixel_values = [self.trainer.train_dataset[row]["pixel_values"] for row in rows]
+    def dealt_out(self, number: int, first: int = 0) -> list[torch.Tensor]:
+        """The positions from 0 to `number` − 1 in batches, dealt out so that position `first` + i is always on the same process."""
+        positions = torch.arange(number)
+        parts = [
+            positions[(positions + first) % NUM_PARTS == part].split(self.batch_size) for part in range(NUM_PARTS)
+        ]
+        return [rows for batches in zip_longest(*parts) for rows in batches if rows is not None and len(rows)]
+
+    def read(self, rows: torch.Tensor) -> torch.Tensor:
+        """Of the forget images."""
+        pixel_values = [self.trainer.train_dataset[row]["pixel_values"] for row in rows.tolist()]
         return torch.stack(pixel_values).to(self.trainer.args.device)
 
-    def copies(self, rows: Sequence[int], copy: int) -> torch.Tensor:
+    def copies(self, rows: torch.Tensor, copy: int) -> torch.Tensor:
         """One lightly changed copy of each image."""
-        draws = keyed_draws(self.seed, copy, COPIES, (self.number, NUM_COPY_DRAWS))[list(rows)]
+        draws = keyed_draws(self.seed, copy, COPIES, (self.number, NUM_COPY_DRAWS))[rows]
         return change_lightly(self.read(rows), draws.to(self.trainer.args.device), self.low, self.high)
 
-    def strong(self, rows: Sequence[int]) -> torch.Tensor:
+    def strong(self, rows: torch.Tensor) -> torch.Tensor:
         """An image that is changed beyond recognition, one for each."""
-        picks = (keyed_draws(self.seed, 0, STRONG_PICKS, (self.number, 2)) * self.number).long()[list(rows)]
-        draws = keyed_draws(self.seed, 0, STRONG, (self.number, 2 * NUM_DRAWS + NUM_JOIN_DRAWS))[list(rows)]
-        first, second = (self.read(picks[:, column].tolist()) for column in (0, 1))
+        picks = (keyed_draws(self.seed, 0, STRONG_PICKS, (self.number, 2)) * self.number).long()[rows]
+        draws = keyed_draws(self.seed, 0, STRONG, (self.number, 2 * NUM_DRAWS + NUM_JOIN_DRAWS))[rows]
+        first, second = (self.read(picks[:, column]) for column in (0, 1))
         return make_surrogates(first, second, draws, self.low, self.high)
 
-    def logits_of(self, make: Callable[[Sequence[int]], torch.Tensor]) -> torch.Tensor:
-        """What the model says of the images that `make` makes of all forget images, of shape `(n, K)`."""
-        rows = range(self.number)
-        parts = [rows[start : start + self.batch_size] for start in range(0, self.number, self.batch_size)]
-        return torch.cat([self.trainer.model(pixel_values=make(some)).logits for some in parts]).float()
+    def logits_of_copies(self, rows: torch.Tensor, copy: int) -> torch.Tensor:
+        """What the model says of one copy of each image."""
+        return self.trainer.model(pixel_values=self.copies(rows, copy)).logits
 
     def forget_logits(self, rows: torch.Tensor) -> torch.Tensor:
         """Of the forget images as they are."""
-        return self.forward(rows.tolist(), self.read(rows.tolist()))
+        return self.forward(rows.tolist(), self.read(rows))
+
+    def logits(self, positions: torch.Tensor) -> torch.Tensor:
+        """Of any of the images; the positions rise."""
+        own, changed = positions[positions < self.number], positions[positions >= self.number] - self.number
+        pixel_values = [self.read(own)] if len(own) else []
+        pixel_values += [self.changed[changed.to(self.changed.device)]] if len(changed) else []
+        return self.forward(positions.tolist(), torch.cat(pixel_values))
 
     @torch.no_grad()
-    def held(
-        self, moved: torch.Tensor, clean: torch.Tensor
-    ) -> tuple[int, torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
+    def hold(self) -> torch.Tensor:
         """
-        What is held: changed copies of up to `MAX_HELD` forget images, spread over the whole, and those forget images that
-        do not change.
+        Makes changed copies of up to `MAX_HELD` forget images, spread over the whole.
 
         Returns:
-            How many of them are changed copies; what the model says of each, as it is; and a function that maps positions
-            among them to what the model says then.
+            What the model says of each, as it is.
         """
-        rows = torch.linspace(0, self.number - 1, min(self.number, MAX_HELD)).round().long().tolist()
-        plain = self.read(rows)
-        varied = self.trainer.guard.vary(plain)
+        rows = self.held_rows
+        varied = self.trainer.guard.vary(self.read(rows))
         some = keyed_draws(self.seed, 0, VARIED, (len(varied),)).argsort()[: HELD_VARIED * len(rows)]
         copies = [self.copies(rows, copy) for copy in range(HELD_COPIES)]
-        images = torch.cat([*copies, varied[some.to(varied.device)], *([self.strong(rows)] * HELD_STRONG)])
-        forward = self.trainer.forward_again(len(images))
-        positions = torch.arange(len(images)).split(self.batch_size)
-        said = torch.cat([forward(part.tolist(), images[part.to(images.device)]) for part in positions]).float()
-        others = (~moved).nonzero()[:, 0]
-
-        def logits(which: torch.Tensor) -> torch.Tensor:
-            changed, own = which[which < len(images)], which[which >= len(images)] - len(images)
-            parts = [forward(changed.tolist(), images[changed.to(images.device)])]
-            if len(own):
-                parts.append(self.forget_logits(others.cpu()[own]))
-            # In the order of `which`.
-            order = torch.cat([(which < len(images)).nonzero()[:, 0], (which >= len(images)).nonzero()[:, 0]])
-            return torch.cat(parts)[order.argsort().to(images.device)]
-
-        return len(images), torch.cat([said, clean[others]]), logits
+        self.changed = torch.cat([*copies, varied[some.to(varied.device)], *([self.strong(rows)] * HELD_STRONG)])
+        batches = self.dealt_out(len(self.changed), first=self.number)
+        return share(batches, lambda numbers: self.logits(self.number + numbers)).float()

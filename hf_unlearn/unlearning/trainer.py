@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from transformers import PrinterCallback
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_utils import IntervalStrategy, TrainOutput
 
 from ..data.image_dataset import ImageDataset
 from ..data.rows import Rows
 from ..data.splits import ForgetSource, source_of
 from ..data.training_set import PositionsCollator, TrainingSet
-from ..errors import InputError
+from ..errors import CollapsedModelError, InputError
 from ..publication.energy import EnergyMeter
 from ..publication.report import weights_sha256
 from ..publication.search import Search
 from ..request.forget_request import ForgetRequest
+from ..terminal import Stage
 from .batches import BatchingTrainer
 from .compatibility import id2label_of
 from .config import UnlearningConfig
@@ -32,6 +35,7 @@ from .method_names import name_of_method
 from .mode import make_deterministic
 from .original import ObserveOriginal, Original, check_collapse, round_weights
 from .precision import cast, in_types, stored_in_16_bits
+from .progress import Concluding, Progress
 
 
 if TYPE_CHECKING:
@@ -119,6 +123,7 @@ class UnlearningTrainer(BatchingTrainer):
     start: float
     original_logits: torch.Tensor
     guard: Guard
+    first_stage: Stage
     started: str
     seconds: float
     sha256_before: str
@@ -194,7 +199,12 @@ class UnlearningTrainer(BatchingTrainer):
         self.energy_kwh: float | None = None
         self.passes: float = 0
         self._sums: dict[str, torch.Tensor] = {}
+        self.refusal: CollapsedModelError | InputError | None = None
+        self.progress = Progress(self)
+        self.remove_callback(PrinterCallback if self.args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)
+        self.callback_handler.callbacks.insert(0, Concluding(self))
         self.add_callback(ObserveOriginal(self))
+        self.add_callback(self.progress)
 
     # ---- What a method implements or changes ----
 
@@ -254,6 +264,19 @@ class UnlearningTrainer(BatchingTrainer):
         that it ends with leaves the answer in `change`.
         """
 
+    @classmethod
+    def prepares(cls) -> bool:
+        """Whether the method does something before its first update."""
+        return cls.prepare is not UnlearningTrainer.prepare
+
+    def updates_of_round(self) -> int:
+        """After how many updates a method may end; all of them for one that has no rounds."""
+        return max(1, self.state.max_steps)
+
+    def describe_updates(self) -> str:
+        """What the line of the updates says of them."""
+        return f"{self.state.global_step:,} updates"
+
     def forward_again(self, number: int) -> Callable[[list[int], torch.Tensor], torch.Tensor]:
         """
         For images that pass again and again: maps their positions, between 0 and `number` − 1, and their pixel values
@@ -298,20 +321,29 @@ class UnlearningTrainer(BatchingTrainer):
         Raises:
             [`CollapsedModelError`]: if the guard takes the result for destroyed; the model has its original weights.
         """
-        if not self.is_fsdp_enabled:
-            self.original = Original(self.model)
+        self.first_stage, self.refusal = Stage("original"), None
+        self.original = Original(self.model)
         self.passes, self.has_report, self.is_saved, self.saved_in_16_bits, self.change = 0, False, False, {}, None
         self.sha256_before = weights_sha256(in_types(self.model.state_dict(), self.stored_in_16_bits))
         self.started, start = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.perf_counter()
         with EnergyMeter() as energy, laid_out(self.model, self.memory_format()):
-            result = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
-            self.finish()
-            self.model.eval()
-            round_weights(self)
-            check_collapse(self)
+            try:
+                result = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+            finally:
+                self.progress.close()
+            if self.refusal is not None:
+                raise self.refusal
         self.energy_kwh = energy.kwh
         self.seconds = time.perf_counter() - start
         return result
+
+    def conclude(self) -> None:
+        """What comes after the last update, while trackers still listen. Errors go to `refusal`, which `train` raises."""
+        self.progress.end_updates()
+        self.finish()
+        self.model.eval()
+        round_weights(self)
+        check_collapse(self)
 
     # ---- Logging ----
 

@@ -18,9 +18,10 @@ import torch
 import transformers
 from datasets import Dataset, disable_progress_bars, load_dataset
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForImageClassification, ConvNextImageProcessorPil, PrinterCallback
+from transformers import AutoModelForImageClassification, ConvNextImageProcessorPil
 
 from hf_unlearn import JiTConfig, JiTTrainer
+from hf_unlearn.terminal import printing
 
 
 NAMES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -176,11 +177,14 @@ def quiet_trainer(
     **settings,
 ):  # fmt: skip
     """A trainer with the package's defaults, but for the settings, that prints nothing."""
+
+    class QuietTrainer(trainer_class):
+        def train(self, *args, **kwargs):
+            with printing(quiet=True):
+                return super().train(*args, **kwargs)
+
     args = config_class(output_dir=output_dir, **{"disable_tqdm": True, "logging_strategy": "no", **settings})
-    trainer = trainer_class(model=model, args=args, processing_class=image_processor, forget_dataset=forget_dataset)
-    # Else it prints its dictionaries.
-    trainer.remove_callback(PrinterCallback)
-    return trainer
+    return QuietTrainer(model=model, args=args, processing_class=image_processor, forget_dataset=forget_dataset)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from transformers import AutoModelForImageClassification, ViTImageProcessor, ViT
 
 from hf_unlearn import UnlearningReport
 from hf_unlearn.commands import given_images, loading
-from hf_unlearn.commands.arguments import DataArguments, ModelArguments
+from hf_unlearn.commands.arguments import DataArguments, ModelArguments, bound_samples
 
 
 def save(dataset, path):
@@ -162,8 +162,16 @@ def test_what_is_only_measured_is_cut_and_the_table_says_so(command, tmp_path, m
     assert "retain 5 of 20, drawn at random" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_zero_measures_all_and_so_many_are_the_default(command, tmp_path):
-    assert DataArguments().max_eval_samples == 10_000
+@pytest.mark.parametrize(("side", "number"), [(16, 10_000), (64, 10_000), (112, 3_985), (224, 1_000), (512, 1_000)])
+def test_so_many_are_measured_by_default(side, number):
+    data_args = DataArguments()
+    bound_samples(data_args, ViTImageProcessor(size={"height": side, "width": side}))
+    assert data_args.max_eval_samples == number
+    bound_samples(data_args, ViTImageProcessor(size={"height": 16, "width": 16}))
+    assert data_args.max_eval_samples == number
+
+
+def test_zero_measures_all(command, tmp_path):
     assert command("--forget_class", "cat", "--max_eval_samples", "0") == 0
     report = UnlearningReport.from_json(tmp_path / "out" / "report.json")
     assert report.splits["retain"] == 20 and report.sampled == {}

@@ -5,9 +5,11 @@ Trains and evaluates the cases of `test_exactness.py` on however many processes 
 """
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 import torch
+from torch import nn
 
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -41,8 +43,19 @@ AUTO = {"step_rule": "auto", "forget_target": 0.5}
 KINDS = ("subclass", "images")
 
 
-def train(architecture: str, folder: str, per_device: int, accumulation: int, **settings):
-    """Trains by the fixed rule, unless the settings say otherwise."""
+def count_images(model) -> Counter:
+    """Counts, from now on, how many images pass the first layer of a model, and how many its head."""
+    counts = Counter()
+    layers = {
+        kind: [module for module in model.modules() if isinstance(module, kind)] for kind in (nn.Conv2d, nn.Linear)
+    }
+    for name, layer in (("first layer", layers[nn.Conv2d][0]), ("head", layers[nn.Linear][-1])):
+        layer.register_forward_hook(lambda module, args, output, name=name: counts.update({name: len(args[0])}))
+    return counts
+
+
+def train(architecture: str, folder: str, per_device: int, accumulation: int, resume: str | None = None, **settings):
+    """Trains by the fixed rule, unless the settings say otherwise; from a checkpoint on with `resume`."""
     model = make_model(architecture)
     forget_set = FORGET_SET if settings.get("step_rule") != "auto" else FORGET_SET.select_columns(["image"])
     args = JiTConfig(
@@ -62,7 +75,8 @@ def train(architecture: str, folder: str, per_device: int, accumulation: int, **
         forget_dataset=forget_set,
         label_column="label" if "label" in forget_set.column_names else None,
     )
-    trainer.train()
+    trainer.images = count_images(model)
+    trainer.train(resume_from_checkpoint=resume)
     return trainer
 
 
@@ -78,6 +92,7 @@ def main(folder: str) -> None:
         for kind in KINDS:
             trainer = train(architecture, folder, 3, 1, forget_kind=kind, **AUTO)
             results[architecture, kind] = (trainer.model.state_dict(), trainer.step, trainer.change)
+            results[architecture, kind, "images"] = Counter(trainer.images)
         splits = DatasetDict(
             forget=FORGET_SET, retain=make_split(31, seed=1), forget_test=make_split(7, seed=2), retain_test=make_split(9, seed=3)
         )  # fmt: skip

@@ -16,14 +16,18 @@ ENVIRONMENT = {
 }
 
 
-def run_on_two_processes(script: str, folder: Path) -> list:
-    """What each of two processes wrote into the folder as `rank0.pt` and `rank1.pt`."""
+def run_on_two_processes(script: str, folder: Path, config: Path | None = None) -> list:
+    """
+    What each of two processes wrote into the folder as `rank0.pt` and `rank1.pt`. They are started by torchrun, or by
+    `accelerate launch` as its configuration file says.
+    """
+    launcher = ["torchrun", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
-        ["torchrun", "--standalone", "--nproc_per_node", "2", script, str(folder)],
+        [*(["accelerate", "launch", "--config_file", str(config)] if config else launcher), script, str(folder)],
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=600,
     )
     written = sorted(folder.glob("rank*.pt"))
     assert len(written) == 2, done.stderr

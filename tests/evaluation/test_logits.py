@@ -31,5 +31,5 @@ def test_a_pass_keeps_no_tensor_of_its_batches(resnet, dataset, image_processor)
         lambda module, args: alive.append(sum(type(thing) is torch.Tensor for thing in gc.get_objects()))
     )
     collect_logits(resnet, ImageDataset(dataset["train"], image_processor), batch_size=3)
-    # The first pass comes before there is anything to put outputs in.
-    assert len(alive) == 10 and len(set(alive[1:])) == 1
+    # The first pass comes before there is anything to put outputs in; before it, the model is looked at.
+    assert len(alive) > 10 and len(set(alive[-9:])) == 1

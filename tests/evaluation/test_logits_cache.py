@@ -27,8 +27,9 @@ def splits(dataset):
 def counted(resnet):
     """The model and the list of the sizes of its batches so far."""
     seen = []
+    # Single images pass before: the model is looked at.
     resnet.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(len(kwargs["pixel_values"])), with_kwargs=True
+        lambda module, args, kwargs: seen.extend(n for n in [len(kwargs["pixel_values"])] if n > 1), with_kwargs=True
     )
     return resnet, seen
 

@@ -157,6 +157,7 @@ def test_target_depends_on_what_is_to_be_forgotten(resnet, forget_set, image_pro
         return trainer.step.target
 
     assert target(forget_kind="class") == 0.01
+    assert target(forget_kind="subclass") == 0.9  # of the accuracy before, by the model's own answers: 1
     # Images never seen: the share of answers that survive a blur, a turn of 5 degrees and a shift, on average.
     images = ImageDataset(forget_set, image_processor)
     x = torch.stack([images[row]["pixel_values"] for row in range(10)])
@@ -254,7 +255,7 @@ def test_passes_of_the_head_are_counted(resnet, forget_images, image_processor, 
     To find the answers 1, the loss 2 (no backward pass goes further than the head), its features 1, those of five
     changed copies 5, and the accuracy after it 1; in tens, as no other call comes once the guard has other probes.
     """
-    monkeypatch.setattr(guard, "impressions", lambda forward, pool, *_: (pool[:3], 0))
+    monkeypatch.setattr(guard, "impressions", lambda forward, pool, *_, **__: (pool[:3], 0))
     sizes = []
     resnet.classifier[1].register_forward_hook(lambda module, args, output: sizes.append(len(output)))
     trainer = train(resnet, forget_images, image_processor, tmp_path, **BY_HEAD, per_device_train_batch_size=10)
@@ -342,7 +343,7 @@ def test_stage_stays_where_the_head_forgets_less(resnet, forget_set, image_proce
     train(expected, forget_set, image_processor, tmp_path, moving_weights="last_stage")
     lengths = [0.6, 1e-6]
 
-    def search(direction, accuracy, target, start):
+    def search(direction, accuracy, target, start, on_trial):
         found = search_length(direction, accuracy, target, start, longest=lengths.pop(0))
         found.target, found.reached = 0.0, False
         return found

@@ -5,12 +5,14 @@ import hmac
 import json
 import shutil
 import stat
+from pathlib import Path
 
 import jsonschema
 import pytest
-from conftest import ROOT, make_images
+from conftest import make_images
 from datasets import Dataset
 
+import hf_unlearn
 from hf_unlearn import UnlearningReport
 from hf_unlearn.commands.main import main
 from hf_unlearn.publication.files import PUBLISHED
@@ -60,7 +62,9 @@ def verify(out, *flags):
 
 def test_record_fits_its_schema_and_says_what_was_run(finished):
     record = json.loads((finished / "unlearning_record.json").read_text())
-    schema = json.loads((ROOT / "hf_unlearn" / "request" / "schemas" / "unlearning_record.json").read_text())
+    schema = json.loads(
+        (Path(hf_unlearn.__file__).parent / "request" / "schemas" / "unlearning_record.json").read_text()
+    )
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.Draft202012Validator(schema).validate(record)
     report = UnlearningReport.from_json(finished / "report.json")

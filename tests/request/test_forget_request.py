@@ -2,11 +2,12 @@ import dataclasses
 import hashlib
 import hmac
 import json
+from pathlib import Path
 
 import jsonschema
 import pytest
-from conftest import ROOT
 
+import hf_unlearn
 from hf_unlearn import ForgetRequest
 from hf_unlearn.errors import InputError
 
@@ -111,7 +112,7 @@ def test_file_names_cannot_leave_the_data_folder(path):
 
 
 def test_schema_is_the_published_draft_and_knows_every_field():
-    schema = json.loads((ROOT / "hf_unlearn" / "request" / "schemas" / "forget_request.json").read_text())
+    schema = json.loads((Path(hf_unlearn.__file__).parent / "request" / "schemas" / "forget_request.json").read_text())
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     jsonschema.Draft202012Validator.check_schema(schema)
     assert set(schema["properties"]) == {field.name for field in dataclasses.fields(ForgetRequest)}

@@ -8,7 +8,7 @@ import torch
 from conftest import make_split
 
 from hf_unlearn import JiTConfig, JiTTrainer
-from hf_unlearn.data.sampling import at_most, random_rows
+from hf_unlearn.data.sampling import random_rows
 from hf_unlearn.errors import InputError
 from hf_unlearn.unlearning import advisers
 from hf_unlearn.unlearning.guard import CHANGE_LIMIT, RETAIN_CHANGE_LIMIT
@@ -95,8 +95,8 @@ def test_weights_do_not_depend_on_the_batch_size(resnet, forget_set, dogs, image
         torch.testing.assert_close(weights[1][name], value, rtol=1e-5, atol=1e-7, msg=name)
 
 
-def test_of_many_retained_images_those_of_the_command_are_used(dataset):
-    assert at_most(dataset["train"], 7)["record"] == dataset["train"].select(random_rows(30, 7))["record"]
+def test_of_many_retained_images_some_are_used():
+    assert len(set(random_rows(30, 7))) == 7 and random_rows(30, 7) == random_rows(30, 7)
     assert random_rows(5, 7) == [0, 1, 2, 3, 4]
 
 
@@ -105,13 +105,9 @@ def test_retained_images_without_labels_are_refused(resnet, forget_set, dogs, im
         train(resnet, forget_set, image_processor, tmp_path, [{"pixel_values": torch.zeros(3, 16, 16)}])
 
 
-def test_without_retained_images_its_training_images_look_unseen_and_the_rest_is_not_known(
-    resnet, forget_set, image_processor, tmp_path
-):
+def test_without_retained_images_a_careful_step_is_taken(resnet, forget_set, image_processor, tmp_path):
     trainer = train(resnet, forget_set, image_processor, tmp_path)
-    assert trainer.step.kind == "surroundings" and trainer.step.is_part and trainer.data_used is None
-    assert "cannot be known from the forget images alone" in trainer.describe_outcome()
-    assert trainer.change_limit == CHANGE_LIMIT
+    assert trainer.step.kind == "step" and trainer.data_used is None and trainer.change_limit == CHANGE_LIMIT
 
 
 def test_given_target_asks_nobody(resnet, forget_set, dogs, image_processor, tmp_path):

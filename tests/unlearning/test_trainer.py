@@ -288,9 +288,7 @@ class NoteUpdates(TrainerCallback):
         self.reads.in_updates = state.global_step < 3
 
 
-@pytest.mark.parametrize(
-    "settings", [{"step_rule": "fixed", "learning_rate": 1e-3}, {"forget_kind": "subclass", "forget_target": 0.5}]
-)
+@pytest.mark.parametrize("settings", [{"step_rule": "fixed", "learning_rate": 1e-3}, {"forget_kind": "subclass"}])
 def test_updates_wait_for_no_value_of_the_device(settings, resnet, dataset, image_processor, tmp_path):
     reads = Reads()
     args = JiTConfig(

@@ -16,21 +16,21 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
-    PrinterCallback,
     TrainingArguments,
 )
 
 from hf_unlearn import ForgetRequest
 from hf_unlearn.commands.arguments import DataArguments, ForgetArguments, ModelArguments
-from hf_unlearn.commands.loading import load_train_and_test
+from hf_unlearn.commands.training_data import load_train_and_test
 from hf_unlearn.data.image_dataset import ImageDataset, find_image_column
 from hf_unlearn.data.labels import match_labels
 from hf_unlearn.data.splits import split_dataset
 from hf_unlearn.errors import CollapsedModelError, InputError
 from hf_unlearn.evaluation.evaluate import make_report, unique_names
-from hf_unlearn.evaluation.logits import collect_logits_of_all
+from hf_unlearn.evaluation.logits import collect_logits
 from hf_unlearn.methods import load_method
 from hf_unlearn.publication.report import METRICS
+from hf_unlearn.terminal import printing
 from hf_unlearn.unlearning.random_model import random_model
 from scripts import train_classifier
 from scripts.benchmarks.methods import vgg  # noqa: F401  (makes the model type plain_vgg known)
@@ -173,8 +173,8 @@ class Case:
         """By split, of shape (n, K). An output that is not finite says nothing: all classes alike."""
         outputs = {}
         for name, images in self.measured.items():
-            logits, self.labels[name] = collect_logits_of_all({"model": model}, images)
-            logits = torch.from_numpy(logits["model"]).double()
+            logits, self.labels[name] = collect_logits(model, images)
+            logits = torch.from_numpy(logits).double()
             logits[~logits.isfinite().all(dim=1)] = 0
             outputs[name] = logits.softmax(dim=-1).numpy()
         return outputs
@@ -247,10 +247,9 @@ class Case:
             forget_dataset=self.images["forget"],
             retain_dataset=self.images["retain"] if trainer_class.needs_retain else None,
         )
-        # Else it prints its dictionaries.
-        trainer.remove_callback(PrinterCallback)
         started = time.process_time()
-        trainer.train()
+        with printing(quiet=True):
+            trainer.train()
         # What other processes of the machine do does not count.
         self.cpu_seconds = time.process_time() - started
         return trainer

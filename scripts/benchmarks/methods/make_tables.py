@@ -2,7 +2,7 @@
 The tables of the benchmark of docs/methods.md, as Markdown and as a picture:
 
     python -m scripts.benchmarks.methods.make_tables benchmark/results.parquet --figure benchmark.png
-    python -m scripts.benchmarks.methods.make_tables docs/methods/*.parquet --pages README.md docs/methods.md
+    python -m scripts.benchmarks.methods.make_tables docs/methods/*.parquet --pages docs/methods.md
     python -m scripts.benchmarks.methods.make_tables benchmark/results.parquet \\
         --published scripts/benchmarks/methods/configs/published.csv
 

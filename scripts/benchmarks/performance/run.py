@@ -33,6 +33,8 @@ Of what surrounds the updates (trainer_loop.py, startup.py):
 
 - `overhead`: the training loop of the Trainer against a bare one, on the network of the demo;
 - `processes`: the updates of a run on one process and on two (`updates`, on as many as were started);
+- `whole`: the whole command for one class on one process and on two, one thread each (`command`, on as many as were
+  started; whole_processes.py);
 - `startup`: `hf-unlearn --help`, and from the command to the first update of a model that is on disk.
 
 All ways of a part alternate (A B C A B C …); what is written are medians, and medians of the ratios of each round. On one
@@ -59,6 +61,7 @@ from scripts.benchmarks.performance.update import (
     measure_memory,
     measure_update,
 )
+from scripts.benchmarks.performance.whole_processes import measure_whole, run_command
 from scripts.benchmarks.performance.whole_runs import (
     measure_auto,
     measure_growth,
@@ -82,6 +85,8 @@ PARTS = {
     "updates": measure_updates,
     "growth": measure_growth,
     "startup": measure_startup,
+    "whole": measure_whole,
+    "command": run_command,
 }
 
 if __name__ == "__main__":
@@ -97,6 +102,7 @@ if __name__ == "__main__":
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--model_name_or_path", default="demo/digits-original")
     parser.add_argument("--dataset_name", default="demo/digits")
+    parser.add_argument("--forget_class", default="3", help="Of `whole`.")
     parser.add_argument("--num_images", type=int, default=200, help="Of a run.")
     parser.add_argument("--jpeg_size", type=int, help="The images become photographs of this width.")
     parser.add_argument("--models_dir", type=Path, default=Path("models"), help="Of `precision`.")

@@ -130,7 +130,7 @@ def seconds_on(options, name: str, processes: int, threads: int) -> float:
 
 def measure_updates(options) -> None:
     """The updates of one run, on as many processes as were started; by the clock, for processes wait for each other."""
-    # Each process would run the guard for itself.
+    # The updates alone are measured.
     Guard.__init__, Guard.change, Guard.passes = lambda *arguments, **named: None, lambda self: 0.0, 0
     name, image_size = options.models[0], options.image_sizes[0]
     pixel_values = make_batch(options.num_images, image_size, "cpu")["pixel_values"]

@@ -29,6 +29,7 @@ from hf_unlearn.evaluation.relearning import MEASURED_STEPS
 from hf_unlearn.evaluation.verification import mean_of_curve
 from hf_unlearn.methods.rebuild import RebuildTrainer
 from hf_unlearn.methods.rebuild_config import RebuildConfig
+from hf_unlearn.terminal import printing
 from scripts.benchmarks.auto_step.train_networks import EPOCHS_MANY, RECIPES
 from scripts.benchmarks.methods.make_tables import fill
 from scripts.benchmarks.networks import (
@@ -175,7 +176,8 @@ def rebuild(options, case: Case, settings: dict) -> tuple[RebuildTrainer, dict]:
     with tempfile.TemporaryDirectory() as folder:
         config = RebuildConfig(folder, disable_tqdm=True, logging_strategy="no", **args)
         trainer = RebuildTrainer(load(options, case, 0), config, forget_dataset=forget, proxy_dataset=retained)
-        trainer.train()
+        with printing(quiet=True):
+            trainer.train()
     return trainer, {
         "estimate": trainer.accuracy_lost,
         "updates": trainer.state.global_step,

@@ -39,7 +39,7 @@ from transformers import (
 
 from hf_unlearn import __version__
 from hf_unlearn.commands.arguments import DataArguments, ModelArguments, message_of
-from hf_unlearn.commands.loading import load_train_and_test
+from hf_unlearn.commands.training_data import load_train_and_test
 from hf_unlearn.data.image_dataset import ImageDataset, find_image_column
 from hf_unlearn.data.labels import find_label_column, match_labels
 from hf_unlearn.errors import InputError

@@ -1,0 +1,1 @@
+"""What `hf-unlearn push --space` uploads: a page that shows a model before and after, see `app.py`."""
