@@ -78,7 +78,8 @@ class DataArguments:
     retain_fraction: float | None = field(
         default=None,
         metadata={
-            "help": "With --method rebuild: this share of the retained training images helps to keep what stays."
+            "help": "Share of the retained training images to use: with --method rebuild to keep what stays, with jit to tell what to "
+            "say of a part of a class."
         },
     )
     proxy_dir: str | None = field(

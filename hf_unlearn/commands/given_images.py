@@ -14,9 +14,11 @@ from ..data.sources import load_dataset
 from ..data.splits import drop_rows
 from ..errors import InputError, listing
 from ..evaluation.logits import collect_logits
+from ..methods.jit_config import JiTConfig
 from ..terminal import say
 from ..unlearning.compatibility import id2label_of
-from ..unlearning.method_names import forget_only_methods
+from ..unlearning.config import UnlearningConfig
+from ..unlearning.method_names import forget_only_methods, name_of_method
 from .arguments import DataArguments, ModelArguments
 
 
@@ -62,7 +64,7 @@ def further_images(
     model_args: ModelArguments,
     retained: Dataset | None,
     trainer_class: "type[UnlearningTrainer]",
-    method: str,
+    config: UnlearningConfig,
 ) -> dict[str, Any]:
     """
     The images beside the forget set that the trainer of a method is given.
@@ -74,8 +76,8 @@ def further_images(
             All retained training images.
         trainer_class (`type`):
             The trainer of the method.
-        method (`str`):
-            Its name.
+        config ([`UnlearningConfig`]):
+            Its configuration.
 
     Returns:
         `dict[str, Dataset]`: the trainer's `retain_dataset` and `proxy_dataset`, as far as there are any.
@@ -86,8 +88,14 @@ def further_images(
     flags = [
         name for name in ("retain_fraction", "proxy_dir", "proxy_dataset") if getattr(data_args, name) is not None
     ]
-    if flags and not trainer_class.takes_retain:
-        raise InputError(flags[0], f"gives images to --method rebuild; {method} takes none.")
+    method = name_of_method(trainer_class)
+    # JiT takes retained images for a part of a class, and other pictures for nothing.
+    taken = flags if trainer_class.takes_retain else []
+    if isinstance(config, JiTConfig):
+        taken = ["retain_fraction"] if config.learns_from_retained else []
+    if refused := [flag for flag in flags if flag not in taken]:
+        also = ", and retained ones to jit for a part of a class" if refused[0] == "retain_fraction" else ""
+        raise InputError(refused[0], f"gives images to --method rebuild{also}; {method} takes none here.")
     if trainer_class.needs_retain:
         if retained is None:
             raise InputError(
@@ -110,7 +118,7 @@ def further_images(
     if given:
         names = {"retain_dataset": "retained training images", "proxy_dataset": "other pictures"}
         counts = " and ".join(f"{len(images):,} {names[name]}" for name, images in given.items())
-        say(f"Surrogates are made of {counts} as well.")
+        say(f"Beside the forget set the method uses {counts}.")
     return given
 
 

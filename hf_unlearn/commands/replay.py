@@ -108,7 +108,6 @@ def replay(
         data_args, forget_args, request, id2label_of(model), model_args,
         whole_retain=trainer_class.needs_retain or data_args.retain_fraction is not None,
     )  # fmt: skip
-    further = further_images(data_args, model_args, splits.get("retain"), trainer_class, record["method"]["name"])
     with tempfile.TemporaryDirectory() as aside, threads_of(record):
         config = config_class(
             output_dir=aside,
@@ -119,6 +118,7 @@ def replay(
             **settings,
         )
         config.forget_kind = config.forget_kind or kind_of_request(request, columns["label_column"])
+        further = further_images(data_args, model_args, splits.get("retain"), trainer_class, config)
         trainer = trainer_class(
             model=model,
             args=config,

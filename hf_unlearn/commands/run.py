@@ -253,7 +253,7 @@ def run_request(
     if data_args.labels_by_position:
         check_by_position(splits["forget"], model.to(config.device), image_processor, **columns)
     config.forget_kind = config.forget_kind or kind_of_request(request, columns["label_column"])
-    further = further_images(data_args, model_args, splits.get("retain"), trainer_class, run_args.method)
+    further = further_images(data_args, model_args, splits.get("retain"), trainer_class, config)
     if data_args.holdout_dir is not None:
         if not isinstance(config, JiTConfig):
             raise InputError("holdout_dir", f"sets the target of --method jit; {run_args.method} has none.")

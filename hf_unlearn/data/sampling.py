@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +44,11 @@ def at_most(split: "Dataset", number: int | None) -> "Dataset":
         `datasets.Dataset`: at most `number` images.
     """
     return split if not number or len(split) <= number else split.shuffle(seed=0).select(range(number))
+
+
+def random_rows(length: int, number: int) -> list[int]:
+    """So many rows at random, always the same ones; all in their order if there are no more than `number`."""
+    return list(range(length)) if length <= number else np.random.default_rng(0).permutation(length)[:number].tolist()
 
 
 def remember_size(split: "Dataset", number: int) -> None:

@@ -6,23 +6,24 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import reduce
 from torch import nn
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
 from ..data.image_dataset import pixel_range
+from ..data.rows import Rows
+from ..data.training_set import TrainingSet
 from ..errors import InputError
 from ..publication.search import LOST_BY_CHANGE, Search
 from ..terminal import Stage
+from ..unlearning.advisers import forget_by_advisers
 from ..unlearning.attention import attention_by_products
 from ..unlearning.compatibility import check_class_is_known
 from ..unlearning.early_features import EarlyFeatures, find_cut
-from ..unlearning.guard import CHANGE_LIMIT, DISTANCE_LIMIT, JIT_CHANGE_LIMIT
+from ..unlearning.guard import CHANGE_LIMIT, DISTANCE_LIMIT, JIT_CHANGE_LIMIT, RETAIN_CHANGE_LIMIT
 from ..unlearning.head_edit import find_heads
 from ..unlearning.layout import in_passes
 from ..unlearning.losses import KeyedNoise, jit_loss
@@ -31,9 +32,9 @@ from ..unlearning.precision import weights_cast_once
 from ..unlearning.shares import gathered
 from ..unlearning.single_images import forget_by_head
 from ..unlearning.spare_stage import spare_stage
-from ..unlearning.step_size import GradientSum, blur, freeze_all_but, last_stage_and_head, search_length, shift, turn
+from ..unlearning.step_size import blur, freeze_all_but, last_stage_and_head, search_length, shift, turn
 from ..unlearning.surroundings import forget_by_surroundings
-from ..unlearning.trainer import UnlearningTrainer
+from ..unlearning.whole_gradient import WholeGradientTrainer
 from .jit_config import JiTConfig
 
 
@@ -50,9 +51,15 @@ logger = logging.get_logger(__name__)
 SPARED_FROM = LOST_BY_CHANGE[0][0]
 
 
-class JiTTrainer(UnlearningTrainer):
+class JiTTrainer(WholeGradientTrainer):
     """
     Unlearns by minimising [`jit_loss`] on the forget images alone: no labels, no retained data.
+
+    Args:
+        retain_dataset (`datasets.Dataset` or `torch.utils.data.Dataset`, *optional*):
+            Retained training images with labels, for a part of a class alone: see [`forget_by_advisers`].
+
+        For the others see [`UnlearningTrainer`].
 
     Example:
 
@@ -67,6 +74,7 @@ class JiTTrainer(UnlearningTrainer):
     _name = "JiT"
     _paper = "https://arxiv.org/abs/2402.01401"
     _tag_names = ["unlearning", "machine-unlearning", "jit-unlearning"]
+    takes_retain = True
     # Calibrated for this method and whole classes.
     change_limit, distance_limit = JIT_CHANGE_LIMIT, DISTANCE_LIMIT
     args: JiTConfig
@@ -77,7 +85,7 @@ class JiTTrainer(UnlearningTrainer):
         self.chooses_weights = self.args.moving_weights is None
         if self.args.forget_kind != "class":
             # Parts of a class lie beside what stays: good runs change more there.
-            self.change_limit = CHANGE_LIMIT
+            self.change_limit = RETAIN_CHANGE_LIMIT if self.asks_advisers else CHANGE_LIMIT
         if self.args.noise_clamp == "range":
             if self.processing_class is None:
                 raise InputError("noise_clamp", "'range' needs the image processor. Valid without: batch, none.")
@@ -121,6 +129,20 @@ class JiTTrainer(UnlearningTrainer):
         if self.args.step_rule != "auto" or self.args.forget_kind != "images" or self.is_deepspeed_enabled:
             return False
         return self.args.moving_weights != "head"
+
+    def make_training_set(self, forget: Rows, retain: Rows | None) -> TrainingSet:
+        self.retained = retain
+        return super().make_training_set(forget, retain)
+
+    @property
+    def learns_answers(self) -> bool:
+        return self.asks_surroundings or self.asks_advisers
+
+    @property
+    def asks_advisers(self) -> bool:
+        """Whether networks that learn from the retained images that were given tell what to say of a part of a class."""
+        is_apart = self.is_sharded or self.is_deepspeed_enabled
+        return self.args.learns_from_retained and self.retained is not None and not is_apart
 
     def freeze_early_weights(self) -> list[torch.nn.Parameter]:
         """Freezes all but the weights that are to move; returns what was not frozen before."""
@@ -174,7 +196,7 @@ class JiTTrainer(UnlearningTrainer):
     def unlearning_loss(
         self, model: nn.Module, inputs: dict[str, Any]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        if self.asks_surroundings:
+        if self.learns_answers:
             # `finish` does it all, once: no image passes here, and the weights get a gradient of zero.
             nothing = sum(0 * gathered(weight.sum()) for weight in self.model.parameters() if weight.requires_grad)
             return nothing + torch.zeros_like(inputs["sample_weight"]), {}
@@ -253,57 +275,12 @@ class JiTTrainer(UnlearningTrainer):
 
     # ---- The automatic step ----
 
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        if self.args.step_rule == "auto":
-            model = self.model if model is None else model
-            self.optimizer = GradientSum(parameter for parameter in model.parameters() if parameter.requires_grad)
-            return self.optimizer
-        return super().create_optimizer(model)
-
-    @property
-    def adds_up_itself(self) -> bool:
-        """Whether gradients are added up here, and not in an optimizer: that of DeepSpeed gives none away."""
-        return self.args.step_rule == "auto" and self.is_deepspeed_enabled
-
-    def training_step(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
-    ) -> torch.Tensor:
-        if not self.adds_up_itself:
-            return super().training_step(model, inputs, num_items_in_batch)
-        inputs = self._prepare_inputs(inputs)
-        with self.compute_loss_context_manager():
-            # Not through DeepSpeed's engine, which would begin to put gradients together.
-            loss = cast(torch.Tensor, self.compute_loss(self.model, inputs, False, num_items_in_batch))
-        if not self.asks_surroundings:
-            moving = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-            for parameter, gradient in zip(moving, torch.autograd.grad(loss, moving, allow_unused=True), strict=True):
-                if gradient is not None:
-                    self.gradients[parameter] = self.gradients.get(parameter, 0) + gradient
-        return loss.detach()
-
-    def find_direction(self) -> dict[torch.Tensor, torch.Tensor]:
-        """The gradient over the whole forget set of each weight that moves."""
-        if self.adds_up_itself:
-            # The loss is scaled for a mean over the processes.
-            return {weight: reduce(gradient, reduction="mean") for weight, gradient in self.gradients.items()}
-        # The one that `create_optimizer` made, inside Accelerate's.
-        return cast(GradientSum, cast(AcceleratedOptimizer, self.optimizer).optimizer).direction()
-
-    def get_batch_samples(
-        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
-    ) -> tuple[list, torch.Tensor]:
-        batches, num_images = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if self.args.step_rule == "auto":
-            # One update from the whole forget set: each batch adds its share of the mean.
-            num_images = torch.full_like(num_images, len(self.train_dataset))
-        return batches, num_images
-
     def finish(self) -> None:
         """Takes the automatic step, and logs what was found."""
         if self.args.step_rule != "auto":
             return
         stage = Stage("search")
-        self.step = self.forget_as_unseen() if self.asks_surroundings else self.search_step()
+        self.step = self.forget_as_unseen() if self.learns_answers else self.search_step()
         self.log_step(self.step)
         stage.end(self.step.in_short(), **asdict(self.step))
 
@@ -343,15 +320,19 @@ class JiTTrainer(UnlearningTrainer):
     def describe_updates(self) -> str:
         if self.args.step_rule != "auto":
             return super().describe_updates()
-        if self.asks_surroundings:
-            return "none: single images are forgotten by the search"
+        if self.learns_answers:
+            return "none: the search does it all"
         return f"the gradient over the forget set, in {self.state.global_step:,} parts"
 
     def forget_as_unseen(self) -> Search:
-        """Single images, see [`forget_by_surroundings`]."""
+        """Single images, see [`forget_by_surroundings`], and parts of a class, see [`forget_by_advisers`]."""
         # Adam moves all weights a little; what it changes shows in the outputs.
         self.distance_limit = math.inf
-        return forget_by_surroundings(self, self.args.forget_target)
+        if self.retained is None or not self.asks_advisers:
+            return forget_by_surroundings(self, self.args.forget_target)
+        step = forget_by_advisers(self, self.retained)
+        self.data_used = f"the trained model, the images to forget and {step.moved:,} retained images"
+        return step
 
     def find_target(self) -> float:
         """

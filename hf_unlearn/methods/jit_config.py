@@ -155,6 +155,11 @@ class JiTConfig(UnlearningConfig):
         check_choice("step_rule", self.step_rule, ("auto", "fixed"))
         super().__post_init__()
 
+    @property
+    def learns_from_retained(self) -> bool:
+        """Whether retained images are of use: for a part of a class, where nobody said how far to go."""
+        return self.step_rule == "auto" and self.forget_kind == "subclass" and self.forget_target is None
+
     def settings(self) -> dict[str, Any]:
         names = ["step_rule", "sigma", "num_perturbations", "output_space", "strike_out_class", "moving_weights"]
         names += ["forget_kind", "noise_clamp", "stop_gradient", "dropout", "seed", "bf16", "fp16"]

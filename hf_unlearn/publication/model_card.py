@@ -220,9 +220,9 @@ def render_model_card(
         "sampled": report.sampled,
         "figures": [(Markdown(figure), CAPTIONS[Path(figure).name]) for figure in figures],
         "hyperparameters": {name: value for name, value in run["hyperparameters"].items() if value is not None},
-        "step": Search(**run["step"]).describe() if run["step"] else None,
+        "step": Markdown(Search(**run["step"]).describe()) if run["step"] else None,
         "likely_loss": Search(**run["step"]).likely_loss(run["change_elsewhere"]) if run["step"] else None,
-        "surroundings": bool(run["step"]) and run["step"].get("kind") == "surroundings",
+        "step_kind": (run["step"] or {}).get("kind"),
         "change_elsewhere": f"{run['change_elsewhere']:.3f}",
         # Old reports hold no limit, see `FIRST_CHANGE_LIMIT`.
         "change_limit": run.get("change_limit", FIRST_CHANGE_LIMIT),

@@ -28,14 +28,15 @@ class Search:
             Whether `accuracy` is at most `target`.
         kind (`str`, *optional*, defaults to `"step"`):
             `"step"` for a step along one direction, `"head"` for a change of the head (the last linear layer) alone,
-            `"surroundings"` for single images that get the answer of a changed copy.
+            `"surroundings"` for single images that get the answer of a changed copy, `"advisers"` for a part of a class that
+            gets the answers of networks that learned from retained images alone.
         stage_change (`float`, *optional*):
             Change elsewhere of the step of the last stage, where a step of the head was taken in its place.
         slope (`float`, *optional*):
             How much the model's sureness of single images follows that of changed copies of them: near 1 if it knows nothing
             of the images alone. `None` where it was not told.
         moved (`int`, *optional*, defaults to 0):
-            How many single images got the answer of a changed copy.
+            How many single images got the answer of a changed copy; with advisers, from how many retained images they learned.
     """
 
     target: float
@@ -67,6 +68,8 @@ class Search:
         accuracies = f"forget set {100 * self.start:.1f} → {100 * self.accuracy:.1f} %"
         if self.kind == "surroundings":
             return f"{self.moved} images get another answer, {accuracies}"
+        if self.kind == "advisers":
+            return f"taught by {self.moved:,} retained images, {accuracies}"
         if self.kind == "head":
             return f"the head was solved for, {accuracies}"
         if self.length == 0:
@@ -78,6 +81,13 @@ class Search:
         """Describes the outcome in one or two sentences, for the log and the model card."""
         if self.kind == "surroundings":
             return self.describe_surroundings()
+        if self.kind == "advisers":
+            return (
+                f"Networks that learned from {self.moved:,} retained images alone name the label of {100 * self.target:.1f} % of "
+                f"the images to forget. The model was taught to answer as they do, and its answers to the retained images were "
+                f"held: accuracy on the forget set {100 * self.start:.1f} → {100 * self.accuracy:.1f} %. That is an estimate of "
+                "what a model trained without them would say."
+            )
         if self.reached and self.length == 0:
             return (
                 f"No step was taken and no weight has moved: accuracy on the forget set is {100 * self.start:.1f} %, "

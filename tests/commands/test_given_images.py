@@ -4,7 +4,7 @@ import pytest
 from conftest import make_images
 
 from hf_unlearn import UnlearningReport
-from hf_unlearn.unlearning import surrogates
+from hf_unlearn.unlearning import advisers, surrogates
 
 
 REBUILD = ("--method", "rebuild", "--forget_class", "cat", "--num_updates", "1", "--allow_collapse", "True")
@@ -32,16 +32,29 @@ def test_share_of_the_retained_images_and_a_folder_go_to_rebuild(command, tmp_pa
     assert UnlearningReport.from_json(tmp_path / "out" / "report.json").splits["retain"] == 20
 
 
+def test_share_of_the_retained_images_goes_to_jit_for_a_part_of_a_class(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(advisers, "ADVISER_UPDATES", 3)
+    monkeypatch.setattr(advisers, "NUM_UPDATES", 3)
+    part = ["--forget_column", "breed", "--forget_value", "tabby", "--step_rule", "auto", "--allow_collapse"]
+    assert command(*part, "--retain_fraction", "0.2") == 0
+    run = UnlearningReport.from_json(tmp_path / "out" / "report.json").run
+    assert run["step"]["kind"] == "advisers" and run["step"]["moved"] == 5
+    card = " ".join((tmp_path / "out" / "README.md").read_text().split())
+    assert "learned from 5 retained images alone" in card
+    assert "the images to forget and 5 retained images" in card
+    assert "Found from the forget set alone" not in card
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (
             ("--forget_class", "cat", "--retain_fraction", "0.1"),
-            "--retain_fraction: gives images to --method rebuild; jit",
+            "--retain_fraction: gives images to --method rebuild, and retained ones to jit for a part of a class; jit",
         ),
         (
             ("--forget_class", "cat", "--proxy_dir", "there"),
-            "--proxy_dir: gives images to --method rebuild; jit takes none",
+            "--proxy_dir: gives images to --method rebuild; jit takes none here",
         ),
     ],
 )

@@ -12,6 +12,8 @@ from hf_unlearn.publication.search import Search
         (Search(0.99, 0.98, 0.98, 0.0, 0, True), "no weight has moved: accuracy on the forget set is 98.0 %"),
         (Search(0.6, 1.0, 0.65, 0.1, kind="surroundings", slope=0.2, moved=9), "9 of them got the answer"),
         (Search(1.0, 1.0, 1.0, kind="surroundings", slope=0.9), "little to forget that its answers would show"),
+        (Search(0.12, 0.99, 0.21, kind="advisers", moved=225), "from 225 retained images alone"),
+        (Search(0.12, 0.99, 0.21, kind="advisers"), "name the label of 12.0 % of the images"),
         (Search(0.01, 0.95, 0.4, 0.6, 5, False), "95.0 → 40.0 %, and not 1.0 %. The forgetting is incomplete."),
     ],
 )
