@@ -18,6 +18,8 @@ def commands_of(page: str) -> list[list[str]]:
 def run_python(code: str, model: str, dataset: str) -> None:
     """Runs it with a model and a dataset that are folders. Nothing is pushed."""
     code = code.replace("org/model", model)
+    streamed = f"{{name: rows.to_iterable_dataset() for name, rows in load_dataset({dataset!r}).items()}}"
+    code = code.replace('load_dataset("org/data", streaming=True)', streamed)
     code = code.replace('load_dataset("org/data")', f"load_dataset({dataset!r})")
     code = code.replace("from datasets import load_dataset", "from hf_unlearn.data.sources import load_dataset")
     # An untrained network is right on no cat, which the trainer refuses.
