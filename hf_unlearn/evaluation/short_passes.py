@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..unlearning.compatibility import logits_of
@@ -130,6 +131,11 @@ def find_shared(base: str, models: Mapping[str, nn.Module], name: str, pixel_val
     return Shared(base, one.get_submodule(place), cut)
 
 
+def is_sharded(model: nn.Module) -> bool:
+    """Whether a process has but a part of the weights: by FSDP2, or by DeepSpeed."""
+    return any(isinstance(weight, DTensor) or hasattr(weight, "ds_id") for weight in model.parameters())
+
+
 class ShortPasses:
     """
     Runs models over images, in eval mode. On a CPU they are meanwhile as [`batch_norm_folded`] and
@@ -158,10 +164,11 @@ class ShortPasses:
         for model in self.models.values():
             self.stack.callback(model.train, model.training)
             model.eval()
-            if next(model.parameters()).device.type == "cpu":
+            if next(model.parameters()).device.type == "cpu" and not is_sharded(model):
                 self.stack.enter_context(batch_norm_folded(model, pixel_values))
                 self.stack.enter_context(laid_out(model, memory_format(model, pixel_values)))
-        names = list(self.models)
+        # Weights of which a process has a part can neither be compared nor written.
+        names = [name for name, model in self.models.items() if not is_sharded(model)]
         for number, name in enumerate(names):
             image = pixel_values.to(next(self.models[name].parameters()).device)
             for base in names[:number]:
