@@ -19,9 +19,9 @@ from ..errors import InputError
 from ..request.image_hash import NEAR, perceptual_hash
 from ..terminal import progress
 from ..unlearning.head_edit import find_heads, head_inputs
-from ..unlearning.precision import in_float32
-from .logits import collect_logits
+from .logits import collect_logits_of_all
 from .logits_cache import cache_file, model_key, read_values, split_key, write_values
+from .short_passes import ShortPasses
 
 
 if TYPE_CHECKING:
@@ -119,10 +119,12 @@ def features_of(model: "PreTrainedModel", images: ImageDataset, batch_size: int)
         `np.ndarray` of shape `(n, d)`: float32.
     """
     first = images[0]["pixel_values"][None].to(model.device)
-    with in_float32(model):
-        heads = find_heads(model.eval(), first)
+    with ShortPasses({"model": model}) as passes:
+        # Now, for it passes an image, which is none of those that the heads are to see.
+        passes.prepare(first.cpu())
+        heads = find_heads(model, first)
         with head_inputs(heads) as seen:
-            logits, _ = collect_logits(model, images, batch_size)
+            logits = collect_logits_of_all(passes, images, batch_size)[0]["model"]
     return torch.cat(seen)[: len(images)].float().cpu().numpy() if heads else logits
 
 

@@ -321,7 +321,8 @@ class JiTTrainer(WholeGradientTrainer):
         if self.args.step_rule != "auto":
             return super().describe_updates()
         if self.learns_answers:
-            return "none: the search does it all"
+            what = "a part of a class is" if self.asks_advisers else "single images are"
+            return f"none: {what} forgotten by the search"
         return f"the gradient over the forget set, in {self.state.global_step:,} parts"
 
     def forget_as_unseen(self) -> Search:

@@ -73,9 +73,9 @@ def test_folder_alone_is_refused_by_a_method_that_needs_more(saved_model, tmp_pa
 
 
 def test_methods_that_take_no_retained_images_do_not_look_at_them(tmp_path):
-    """Images that cannot be read would be noticed. Rebuild alone takes some where they are given and needs none."""
+    """Images that cannot be read would be noticed. JiT and rebuild take some where they are given and need none."""
     methods = [method for method in forget_only_methods() if not load_method(method)[1].takes_retain]
-    assert set(forget_only_methods()) - set(methods) == {"rebuild"}
+    assert set(forget_only_methods()) - set(methods) == {"jit", "rebuild"}
     for method in methods:
         trainer = make_trainer(method, tmp_path, retain=["no image"])
         assert "retain" not in trainer.training_set.parts

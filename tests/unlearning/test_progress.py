@@ -42,6 +42,14 @@ def test_no_callback_prints_dictionaries(dataset, image_processor, tmp_path, dis
 def test_bar_says_what_remains_and_the_last_loss(dataset, image_processor, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setattr("tqdm.std.tqdm.monitor_interval", 0)
+
+    def often(*args, make=module.progress, **kwargs):
+        bar = make(*args, **kwargs)
+        # However fast the updates are.
+        bar.mininterval, bar.miniters = 0, 0
+        return bar
+
+    monkeypatch.setattr(module, "progress", often)
     trainer = trainer_of(dataset, image_processor, tmp_path, logging_steps=1)
     trainer.train()
     shown = sys.stderr.getvalue()
