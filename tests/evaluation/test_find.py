@@ -90,7 +90,7 @@ def test_blocks_give_the_same_scores_and_are_kept_by_their_content(images, image
     monkeypatch.setattr(find, "BLOCK", 4)
     runs = []
     monkeypatch.setattr(find, "collect_logits_of_all", lambda *args: runs.append(len(args[1])) or collect(*args))
-    from hf_unlearn.evaluation.logits import collect_logits as collect
+    from hf_unlearn.evaluation.logits import collect_logits_of_all as collect
 
     def again(images):
         runs.clear()
