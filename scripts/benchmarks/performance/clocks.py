@@ -71,7 +71,11 @@ def flops_of(function) -> int:
 
 def matmul_rate(dtype: torch.dtype, device: str, size: int | None = None) -> float:
     """GFLOP/s of a matrix product, a large one if no size is given."""
-    size = size or (8192 if device == "cuda" else 2048)
+    if size is None:
+        # A processor without bf16 takes half a minute for a large product in it.
+        small = torch.randn(256, 256, device=device).to(dtype)
+        takes_long = min(alternate({"small": lambda: small @ small}, 3, device)["small"]) > 0.01
+        size = 8192 if device == "cuda" else 512 if takes_long else 2048
     matrix = torch.randn(size, size, device=device).to(dtype)
     seconds = alternate({"matmul": lambda: matrix @ matrix}, 5, device)["matmul"]
     return 2 * size**3 / statistics.median(seconds) / 1e9
