@@ -126,13 +126,17 @@ class JiTTrainer(WholeGradientTrainer):
     @property
     def asks_surroundings(self) -> bool:
         """Whether single images are forgotten by what the model says around them, not along a gradient nor by the head."""
-        if self.args.step_rule != "auto" or self.args.forget_kind != "images" or self.is_deepspeed_enabled:
+        if not self.takes_one_step or self.args.forget_kind != "images" or self.is_deepspeed_enabled:
             return False
         return self.args.moving_weights != "head"
 
     def make_training_set(self, forget: Rows, retain: Rows | None) -> TrainingSet:
         self.retained = retain
         return super().make_training_set(forget, retain)
+
+    @property
+    def takes_one_step(self) -> bool:
+        return self.args.step_rule == "auto"
 
     @property
     def learns_answers(self) -> bool:
@@ -277,7 +281,7 @@ class JiTTrainer(WholeGradientTrainer):
 
     def finish(self) -> None:
         """Takes the automatic step, and logs what was found."""
-        if self.args.step_rule != "auto":
+        if not self.takes_one_step:
             return
         stage = Stage("search")
         self.step = self.forget_as_unseen() if self.learns_answers else self.search_step()
@@ -318,7 +322,7 @@ class JiTTrainer(WholeGradientTrainer):
         self.log(logs if step.slope is None else logs | {"slope": step.slope, "images_moved": step.moved})
 
     def describe_updates(self) -> str:
-        if self.args.step_rule != "auto":
+        if not self.takes_one_step:
             return super().describe_updates()
         if self.learns_answers:
             what = "a part of a class is" if self.asks_advisers else "single images are"
@@ -356,6 +360,11 @@ class JiTTrainer(WholeGradientTrainer):
 
     def describe_outcome(self) -> str:
         outcome = super().describe_outcome()
+        if self.args.learns_from_retained and not self.asks_advisers:
+            return (
+                f"{outcome} What a model that never saw this part of the class would say of unseen images of it cannot be known "
+                "from the forget images alone: --retain_fraction 0.05 asks networks that learn from some of what stays."
+            )
         if self.step is None or not self.step.reached or self.args.forget_kind != "class":
             return outcome
         return (

@@ -271,8 +271,8 @@ class RebuildTrainer(UnlearningTrainer):
             alike = (own * features[len(images) :]).sum(dim=1)
             any_two = own.detach() @ self.mean_feature_of_impressions(places, features.detach())
             # The trainer takes the mean over the update, which has more images than these.
-            share = SPREAD * NUM_IMAGES / PARTS["forget"]
-            loss = loss.index_add(0, is_forget.nonzero()[:, 0], share * (alike - any_two).clamp(min=0))
+            spread = SPREAD * NUM_IMAGES / PARTS["forget"]
+            loss = loss.index_add(0, is_forget.nonzero()[:, 0], spread * (alike - any_two).clamp(min=0))
         agreement = (logits.argmax(dim=-1) == target.argmax(dim=-1)).float()
         # How far the student is from its teacher.
         return loss, {"agreement": agreement, "kl_to_teacher": divergence}

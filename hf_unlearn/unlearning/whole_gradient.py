@@ -24,7 +24,7 @@ class WholeGradientTrainer(UnlearningTrainer):
     @property
     def takes_one_step(self) -> bool:
         """Whether there is one step from the whole forget set, or one for each batch."""
-        return getattr(self.args, "step_rule", None) == "auto"
+        raise NotImplementedError
 
     @property
     def learns_answers(self) -> bool:

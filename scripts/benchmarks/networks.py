@@ -172,9 +172,14 @@ def train(
     model.eval()
 
 
+def as_rows(x: torch.Tensor, y: torch.Tensor) -> list[dict]:
+    """Images and labels as a dataset that a trainer takes."""
+    return [{"pixel_values": image, "labels": label} for image, label in zip(x, y.tolist(), strict=True)]
+
+
 def quiet_trainer(
     model, forget_dataset, output_dir: str, image_processor=None, trainer_class=JiTTrainer, config_class=JiTConfig,
-    **settings,
+    retain_dataset=None, **settings,
 ):  # fmt: skip
     """A trainer with the package's defaults, but for the settings, that prints nothing."""
 
@@ -184,7 +189,10 @@ def quiet_trainer(
                 return super().train(*args, **kwargs)
 
     args = config_class(output_dir=output_dir, **{"disable_tqdm": True, "logging_strategy": "no", **settings})
-    return QuietTrainer(model=model, args=args, processing_class=image_processor, forget_dataset=forget_dataset)
+    return QuietTrainer(
+        model=model, args=args, processing_class=image_processor, forget_dataset=forget_dataset,
+        retain_dataset=retain_dataset,
+    )  # fmt: skip
 
 
 @torch.no_grad()

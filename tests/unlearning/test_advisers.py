@@ -108,11 +108,13 @@ def test_retained_images_without_labels_are_refused(resnet, forget_set, dogs, im
 def test_without_retained_images_a_careful_step_is_taken(resnet, forget_set, image_processor, tmp_path):
     trainer = train(resnet, forget_set, image_processor, tmp_path)
     assert trainer.step.kind == "step" and trainer.data_used is None and trainer.change_limit == CHANGE_LIMIT
+    assert "cannot be known from the forget images alone" in trainer.describe_outcome()
 
 
 def test_given_target_asks_nobody(resnet, forget_set, dogs, image_processor, tmp_path):
     trainer = train(resnet, forget_set, image_processor, tmp_path, dogs, forget_target=0.5)
     assert trainer.step.kind == "step" and trainer.data_used is None
+    assert "cannot be known" not in trainer.describe_outcome()
 
 
 @pytest.mark.parametrize("kind", ["class", "images"])

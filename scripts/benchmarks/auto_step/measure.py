@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from hf_unlearn import JiTTrainer
 from hf_unlearn.errors import CollapsedModelError, InputError
 from hf_unlearn.unlearning.original import check_collapse
-from scripts.benchmarks.networks import IMAGE_PROCESSOR, hits, labels_of, load_data, load_model, quiet_trainer
+from scripts.benchmarks.networks import IMAGE_PROCESSOR, as_rows, hits, labels_of, load_data, load_model, quiet_trainer
 
 
 class BenchmarkTrainer(JiTTrainer):
@@ -67,7 +67,7 @@ def unlearn(
     if "preset" in settings:
         # Presets fill in what was left at its default.
         del settings["per_device_train_batch_size"]
-    forget_set = [{"pixel_values": image, "labels": k} for image, k in zip(x, y.tolist(), strict=True)]
+    forget_set = as_rows(x, y)
     started, refused, changed = time.time(), "", float("nan")
     with tempfile.TemporaryDirectory() as output_dir:
 

@@ -28,6 +28,7 @@ from hf_unlearn.errors import CollapsedModelError
 from scripts.benchmarks.auto_step.train_networks import RECIPES, train_network
 from scripts.benchmarks.networks import (
     IMAGE_PROCESSOR,
+    as_rows,
     be_quiet,
     labels_of,
     load_data,
@@ -85,7 +86,7 @@ def measure(model, images: dict) -> dict:
 
 def forget(model, images: dict, rule: str, image_processor=IMAGE_PROCESSOR) -> dict:
     x, y = images["forget"]
-    forget_set = [{"pixel_values": image, "labels": k} for image, k in zip(x, y.tolist(), strict=True)]
+    forget_set = as_rows(x, y)
     settings = {"forget_kind": "images", "per_device_train_batch_size": 64, **RULES[rule]}
     if rule == "released":
         del settings["per_device_train_batch_size"]
@@ -151,7 +152,7 @@ def measure_all(options, part: str, key: dict, original, images: dict, without=N
 
 
 def run_many(options) -> None:
-    run_networks(options, "many", (0,), DRAWS)
+    run_networks(options, "many", (0,), options.draws)
 
 
 def run_full(options) -> None:
@@ -171,7 +172,7 @@ def run_mobilenet(options) -> None:
         return torch.stack(pixels), torch.tensor(data["label"])
 
     unseen, sample = prepared("imagenette-validation"), prepared("sample-1000")
-    for draw in DRAWS:
+    for draw in options.draws:
         rows = np.random.RandomState(draw).permutation(2800)[:60]
         images = {"forget": prepared("imagenette-train", rows), "unseen": unseen, "sample": sample}
         key = {"network": "mobilenet-v2", "seed": 0, "draw": draw}

@@ -17,9 +17,8 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
-from hf_unlearn import JiTTrainer
 from hf_unlearn.errors import CollapsedModelError
-from scripts.benchmarks.networks import IMAGE_PROCESSOR, be_quiet, parse_arguments, quiet_trainer
+from scripts.benchmarks.networks import IMAGE_PROCESSOR, as_rows, be_quiet, parse_arguments, quiet_trainer
 from scripts.benchmarks.results import append_rows, markdown, read_rows
 from scripts.benchmarks.subclasses.cases import (
     CASES,
@@ -56,28 +55,13 @@ def measure(model, case: Case) -> dict:
     }
 
 
-class WithRetained(JiTTrainer):
-    """A trainer that [`quiet_trainer`] can make, with retained images."""
-
-    sample: list | None = None
-
-    def __init__(self, **kwargs):
-        super().__init__(retain_dataset=self.sample, **kwargs)
-
-
 def forget(model, case: Case, with_retained: bool) -> dict:
-    def rows(images):
-        return [
-            {"pixel_values": image, "labels": label}
-            for image, label in zip(images[0], images[1].tolist(), strict=True)
-        ]
-
-    trainer_class = type("Trainer", (WithRetained,), {"sample": rows(case.sample) if with_retained else None})
+    retained = as_rows(*case.sample) if with_retained else None
     started, refused = time.process_time(), ""
     with tempfile.TemporaryDirectory() as output_dir:
         trainer = quiet_trainer(
-            model, rows(case.forget), output_dir, IMAGE_PROCESSOR, trainer_class, forget_kind="subclass", use_cpu=True,
-            per_device_train_batch_size=64, report_to="none",
+            model, as_rows(*case.forget), output_dir, IMAGE_PROCESSOR, retain_dataset=retained, forget_kind="subclass",
+            use_cpu=True, per_device_train_batch_size=64, report_to="none",
         )  # fmt: skip
         try:
             trainer.train()

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from transformers import ViTConfig, ViTForImageClassification, set_seed
 
 from hf_unlearn.unlearning.losses import jit_loss
-from scripts.benchmarks.networks import quiet_trainer, train
+from scripts.benchmarks.networks import as_rows, quiet_trainer, train
 from scripts.benchmarks.results import markdown, median_and_range, new_figure, save_figure
 
 
@@ -43,9 +43,7 @@ def train_vit(images: torch.Tensor, labels: torch.Tensor, seed: int):
 def unlearn_automatically(model, images: torch.Tensor, labels: torch.Tensor, target: float, seed: int):
     """A copy after the package's default for single images."""
     model = copy.deepcopy(model)
-    forget_set = [
-        {"pixel_values": image, "labels": label} for image, label in zip(images, labels.tolist(), strict=True)
-    ]
+    forget_set = as_rows(images, labels)
     with tempfile.TemporaryDirectory() as folder:
         trainer = quiet_trainer(
             model, forget_set, folder, forget_kind="images", forget_target=target, noise_clamp="none", seed=seed,
